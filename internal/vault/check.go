@@ -1,0 +1,137 @@
+package vault
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/letterhold/letterhold/internal/durable"
+)
+
+// repairPage1 puts page 1 back from the log when it does not open: a power cut
+// tore it while the log was being copied into the main file. SQLite reads page
+// 1 before it looks at the log.
+func (v *Vault) repairPage1() error {
+	f, err := v.fs.OpenFile(v.name, os.O_RDWR)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	page := make([]byte, PageSize)
+	main := &file{v: v, f: f}
+	if n, _ := f.ReadAt(page, 0); n == 0 {
+		return nil
+	}
+	if _, err := main.readPage(page, 0); err == nil {
+		return nil
+	}
+	var good []byte
+	if err := v.walkLog(func(fr logFrame) { // pages of unfinished transactions do not count
+		if fr.page == 1 {
+			good = append(good[:0], fr.data...)
+		}
+	}); err != nil || good == nil {
+		return nil // reading it will say that it is damaged
+	}
+	v.pages.Seal(page, good, main.pageContext(0))
+	if _, err := f.WriteAt(page, 0); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+type logFrame struct {
+	page uint32
+	data []byte
+}
+
+// walkLog calls fn for the frames of finished transactions in the log.
+func (v *Vault) walkLog(fn func(logFrame)) error {
+	f, err := v.fs.OpenFile(v.name+"-wal", os.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	head := make([]byte, walHead)
+	if n, err := f.ReadAt(head, 0); n < len(head) {
+		return eof(err)
+	}
+	v.pages.OpenHead(head, 0)
+	var open []logFrame
+	for at := int64(walHead); ; at += frameSize {
+		fr := make([]byte, frameSize)
+		if n, _ := f.ReadAt(fr, at); n < len(fr) {
+			return nil
+		}
+		v.pages.OpenHead(fr[:frameHead], uint64(at))
+		// The salts of a frame repeat those of the log it belongs to.
+		if string(fr[8:16]) != string(head[16:24]) || v.pages.Open(fr[frameHead:], v.frameContext(at, fr)) != nil {
+			return nil
+		}
+		open = append(open, logFrame{binary.BigEndian.Uint32(fr), fr[frameHead:]})
+		if binary.BigEndian.Uint32(fr[4:]) != 0 { // a commit
+			for _, o := range open {
+				fn(o)
+			}
+			open = nil
+		}
+	}
+}
+
+// Check opens every page of the main file and calls problem for each that does
+// not open. closed says that the database was closed: then there is no log,
+// and the file is as long as its header says. It changes nothing.
+func (v *Vault) Check(closed bool, problem func(what string)) error {
+	f, err := v.fs.OpenFile(v.name, os.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	size, err := f.Size()
+	if err != nil {
+		return err
+	}
+	main := &file{v: v, f: f}
+	page := make([]byte, PageSize)
+	pages := int64(-1)
+	for at := int64(0); at+PageSize <= size; at += PageSize {
+		if n, err := f.ReadAt(page, at); n < len(page) {
+			return fmt.Errorf("read %s: %w", v.name, err)
+		}
+		if allZero(page) {
+			continue // never written; if SQLite uses it, its own check says so
+		}
+		if v.pages.Open(page, main.pageContext(at)) != nil {
+			problem(fmt.Sprintf("page %d does not open", at/PageSize+1))
+			continue
+		}
+		if at == 0 {
+			pages = int64(binary.BigEndian.Uint32(page[28:])) // "database size in pages"
+		}
+	}
+	if !closed {
+		return nil
+	}
+	if pages >= 0 && size != pages*PageSize {
+		problem(fmt.Sprintf("%d bytes long where its header says %d", size, pages*PageSize))
+	}
+	if ok, err := durable.Exists(v.fs, v.name+"-wal"); err != nil || ok {
+		problem("a log is there although the database was closed")
+		return err
+	}
+	return nil
+}
+
+func allZero(b []byte) bool {
+	for _, x := range b {
+		if x != 0 {
+			return false
+		}
+	}
+	return true
+}
