@@ -1,0 +1,348 @@
+// Package mbox reads and writes mbox files (RFC 4155 and its relatives).
+//
+// The dialects differ in how a line of a message that begins with "From " is
+// kept apart from a separator:
+//
+//	mboxo    ">" before "From "; cannot be undone, so it is not
+//	mboxrd   ">" before ">*From "; undone
+//	mboxcl   as mboxo, and Content-Length says how long the body is
+//	mboxcl2  Content-Length alone
+//
+// A message is the bytes after its separator line, without the one empty line
+// that stands before the next separator. In a file with a single separator
+// nothing was separated, and the message is all that follows it.
+package mbox
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/letterhold/letterhold/internal/message"
+)
+
+// Dialect is how separators are told from text.
+type Dialect int
+
+// The dialects. Auto undoes quoting only where the file shows that it is
+// mboxrd: in files that Writer made, and where a line begins with ">>From ".
+const (
+	Auto Dialect = iota
+	O
+	RD
+	CL
+	CL2
+)
+
+// ParseDialect reads a dialect's name.
+func ParseDialect(s string) (Dialect, error) {
+	for i, n := range []string{"auto", "mboxo", "mboxrd", "mboxcl", "mboxcl2"} {
+		if s == n {
+			return Dialect(i), nil
+		}
+	}
+	return Auto, fmt.Errorf("mbox dialect %q: it is auto, mboxo, mboxrd, mboxcl or mboxcl2", s)
+}
+
+// ErrTooLarge is the error of a message over the reader's limit. Reading goes
+// on behind it.
+var ErrTooLarge = errors.New("message over the size limit")
+
+// mark is the sender in the separators that Writer writes; it says which
+// dialect the file is in.
+const mark = "letterhold-mboxrd"
+
+// Message is one message of an mbox.
+type Message struct {
+	Raw       []byte
+	Offset    int64     // of the separator line in the file, bytes
+	Separator string    // without its line end
+	Date      time.Time // of the separator; zero if it has none
+}
+
+// Reader reads messages one after the other.
+type Reader struct {
+	r       *bufio.Reader
+	dialect Dialect
+	limit   int
+	offset  int64
+	line    []byte // the separator of the next message
+	at      int64  // its offset
+	count   int
+	done    bool
+}
+
+// NewReader reads from r, which must begin with a separator line. limit is the
+// largest message in bytes.
+func NewReader(r io.Reader, d Dialect, limit int) *Reader {
+	return &Reader{r: bufio.NewReaderSize(r, 256<<10), dialect: d, limit: limit}
+}
+
+// IsSeparator tells a separator line: "From ", a sender, and a date with a time
+// and a year. A line of text that begins with "From" has no such end.
+func IsSeparator(line []byte) bool {
+	if !bytes.HasPrefix(line, []byte("From ")) {
+		return false
+	}
+	_, ok := separatorDate(line)
+	return ok
+}
+
+// separatorDate finds "hh:mm" and a year behind it or a zone and a year.
+func separatorDate(line []byte) (time.Time, bool) {
+	line = bytes.TrimRight(line, "\r\n \t")
+	if len(line) > 1000 {
+		return time.Time{}, false
+	}
+	f := strings.Fields(string(line))
+	for i := len(f) - 1; i > 1; i-- {
+		c := strings.Split(f[i], ":")
+		if len(c) < 2 || len(c) > 3 || !digits(c[0]) || !digits(c[1]) || i+1 >= len(f) && i < 5 {
+			continue
+		}
+		for _, y := range f[i+1:] {
+			if len(y) == 4 && digits(y) {
+				t, _ := message.ParseDate(strings.Join(f[max(2, i-3):], " "))
+				return t, true
+			}
+		}
+	}
+	return time.Time{}, false
+}
+
+func digits(s string) bool {
+	if s == "" {
+		return false
+	}
+	for i := range len(s) {
+		if s[i] < '0' || s[i] > '9' {
+			return false
+		}
+	}
+	return true
+}
+
+// readLine returns a line with its end; a line longer than the buffer comes
+// whole, up to the limit.
+func (r *Reader) readLine(dst []byte) ([]byte, error) {
+	for {
+		b, err := r.r.ReadSlice('\n')
+		r.offset += int64(len(b))
+		dst = append(dst, b...)
+		if err != bufio.ErrBufferFull {
+			return dst, err
+		}
+	}
+}
+
+// Next returns the next message, or io.EOF. With ErrTooLarge the message has
+// no Raw, and the next call goes on behind it.
+func (r *Reader) Next() (*Message, error) {
+	if r.done {
+		return nil, io.EOF
+	}
+	if r.count == 0 {
+		line, err := r.readLine(nil)
+		if len(line) == 0 {
+			return nil, err
+		}
+		r.line = line
+		if !bytes.HasPrefix(line, []byte("From ")) {
+			return nil, fmt.Errorf("an mbox begins with a line \"From ...\", this file begins with %q", string(line[:min(len(line), 40)]))
+		}
+		if r.dialect == Auto && bytes.HasPrefix(line, []byte("From "+mark+" ")) {
+			r.dialect = RD
+		}
+	}
+	r.count++
+	m := &Message{Offset: r.at, Separator: strings.TrimRight(string(r.line), "\r\n")}
+	m.Date, _ = separatorDate(r.line)
+	err := r.body(m)
+	return m, err
+}
+
+// body reads up to the next separator.
+func (r *Reader) body(m *Message) error {
+	var b []byte
+	inHeader, tooLarge := true, false
+	length := -1
+	for {
+		start := len(b)
+		at := r.offset
+		var err error
+		b, err = r.readLine(b)
+		line := b[start:]
+		if err != nil && err != io.EOF {
+			return err
+		}
+		if inHeader && r.dialect != O && r.dialect != RD {
+			length = contentLength(line, length)
+		}
+		if inHeader && len(bytes.TrimRight(line, "\r\n")) == 0 && len(line) > 0 {
+			inHeader = false
+			if length >= 0 && length <= r.limit && r.dialect != O && r.dialect != RD {
+				if whole, ok := r.counted(b, length); ok {
+					m.Raw = whole
+					return nil
+				}
+			}
+		}
+		if len(line) > 0 && r.separates(line, b[:start], inHeader) {
+			r.line, r.at = bytes.Clone(line), at
+			m.Raw = dropBlank(b[:start])
+			break
+		}
+		if err == io.EOF {
+			r.done = true
+			m.Raw = b
+			if r.count > 1 {
+				m.Raw = dropBlank(b)
+			}
+			break
+		}
+		if r.dialect == RD && quoted(line) {
+			copy(line, line[1:])
+			b = b[:len(b)-1]
+		}
+		if len(b) > r.limit {
+			tooLarge = true
+			b = append(b[:0], b[len(b)-2:]...) // what dropBlank and separates look at
+		}
+	}
+	if tooLarge {
+		m.Raw = nil
+		return ErrTooLarge
+	}
+	return nil
+}
+
+// separates tells whether line begins the next message: a separator behind an
+// empty line, or one with a full date behind any line of a body.
+func (r *Reader) separates(line, before []byte, inHeader bool) bool {
+	if !IsSeparator(line) {
+		return false
+	}
+	return !inHeader || len(before) == 0 || bytes.HasSuffix(before, []byte("\n"))
+}
+
+// counted takes length bytes of body if a separator or the end follows them.
+func (r *Reader) counted(head []byte, length int) ([]byte, bool) {
+	rest := make([]byte, length)
+	n, err := io.ReadFull(r.r, rest)
+	rest = rest[:n]
+	if err == nil {
+		var tail []byte
+		offset := r.offset + int64(n)
+		for range 2 { // perhaps an empty line, then the separator or the end
+			at := offset + int64(len(tail))
+			line, lerr := r.r.ReadBytes('\n')
+			tail = append(tail, line...)
+			switch {
+			case len(line) == 0 && lerr == io.EOF:
+				r.done = true
+				return append(head, rest...), true
+			case IsSeparator(line):
+				r.line, r.at, r.offset = line, at, offset+int64(len(tail))
+				return append(head, rest...), true
+			case len(bytes.TrimRight(line, "\r\n")) > 0:
+				r.unread(append(rest, tail...))
+				return nil, false
+			}
+		}
+		if _, perr := r.r.Peek(1); perr == io.EOF {
+			r.done = true
+			return append(head, rest...), true
+		}
+		rest = append(rest, tail...)
+	}
+	r.unread(rest)
+	return nil, false
+}
+
+func (r *Reader) unread(b []byte) {
+	r.r = bufio.NewReaderSize(io.MultiReader(bytes.NewReader(b), r.r), 256<<10)
+}
+
+func contentLength(line []byte, have int) int {
+	const name = "content-length:"
+	if len(line) < len(name) || !strings.EqualFold(string(line[:len(name)]), name) {
+		return have
+	}
+	if n, err := strconv.Atoi(strings.TrimSpace(string(line[len(name):]))); err == nil && n >= 0 {
+		return n
+	}
+	return have
+}
+
+// dropBlank removes the one empty line that a writer puts before a separator.
+func dropBlank(b []byte) []byte {
+	for _, end := range []string{"\r\n", "\n"} {
+		if rest, ok := bytes.CutSuffix(b, []byte(end)); ok && (len(rest) == 0 || rest[len(rest)-1] == '\n') {
+			return rest
+		}
+	}
+	return b
+}
+
+// quoted tells a line that mboxrd quotes: ">", any number of ">", "From ".
+func quoted(line []byte) bool {
+	rest := bytes.TrimLeft(line, ">")
+	return len(rest) < len(line) && bytes.HasPrefix(rest, []byte("From "))
+}
+
+// ShowsRD looks for a line that only mboxrd writes: one with ">>From ".
+func ShowsRD(r io.Reader) (bool, error) {
+	br := bufio.NewReaderSize(r, 256<<10)
+	for fresh := true; ; {
+		b, err := br.ReadSlice('\n')
+		if fresh && bytes.HasPrefix(b, []byte(">>")) && bytes.HasPrefix(bytes.TrimLeft(b, ">"), []byte("From ")) {
+			return true, nil
+		}
+		fresh = err == nil
+		if err == io.EOF {
+			return false, nil
+		}
+		if err != nil && err != bufio.ErrBufferFull {
+			return false, err
+		}
+	}
+}
+
+// Writer writes an mboxrd.
+type Writer struct{ w *bufio.Writer }
+
+// NewWriter writes to w.
+func NewWriter(w io.Writer) *Writer { return &Writer{bufio.NewWriterSize(w, 256<<10)} }
+
+// Write appends one message. A reader of this dialect gets raw back, byte for
+// byte, unless raw is empty-handed of a final line end: then one is added,
+// because a separator begins a line. Whole tells such messages.
+func (w *Writer) Write(raw []byte, date time.Time) error {
+	fmt.Fprintf(w.w, "From %s %s\n", mark, date.UTC().Format(time.ANSIC))
+	for rest := raw; len(rest) > 0; {
+		line := rest
+		if i := bytes.IndexByte(rest, '\n'); i >= 0 {
+			line = rest[:i+1]
+		}
+		if bytes.HasPrefix(bytes.TrimLeft(line, ">"), []byte("From ")) {
+			w.w.WriteByte('>')
+		}
+		w.w.Write(line)
+		rest = rest[len(line):]
+	}
+	if !Whole(raw) {
+		w.w.WriteByte('\n')
+	}
+	return w.w.WriteByte('\n')
+}
+
+// Whole tells whether an mbox can hold raw unchanged: it ends in a line end.
+func Whole(raw []byte) bool { return len(raw) == 0 || raw[len(raw)-1] == '\n' }
+
+// Flush writes what is buffered.
+func (w *Writer) Flush() error { return w.w.Flush() }

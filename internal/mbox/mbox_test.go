@@ -1,0 +1,122 @@
+package mbox
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"time"
+)
+
+const sep = "From a@example.org Thu Mar 12 09:14:00 2026\n"
+
+func read(t *testing.T, in string, d Dialect) (out []string) {
+	t.Helper()
+	r := NewReader(strings.NewReader(in), d, 1<<20)
+	for {
+		m, err := r.Next()
+		if err == io.EOF {
+			return out
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.HasPrefix(in[m.Offset:], m.Separator) {
+			t.Errorf("offset %d of %q is wrong", m.Offset, m.Separator)
+		}
+		out = append(out, string(m.Raw))
+	}
+}
+
+func TestReader(t *testing.T) {
+	for _, c := range []struct {
+		name, in string
+		d        Dialect
+		want     []string
+	}{
+		{"two", sep + "A: 1\n\none\n\n" + sep + "A: 2\n\ntwo\n\n", Auto, []string{"A: 1\n\none\n", "A: 2\n\ntwo\n"}},
+		{"one keeps all that follows", sep + "A: 1\n\none\n\n", Auto, []string{"A: 1\n\none\n\n"}},
+		{"CRLF", "From x Thu Mar 12 09:14:00 2026\r\nA: 1\r\n\r\none\r\n\r\nFrom x Thu Mar 12 09:14:00 2026\r\nA: 2\r\n\r\ntwo", Auto, []string{"A: 1\r\n\r\none\r\n", "A: 2\r\n\r\ntwo"}},
+		{"mboxo is not undone", sep + "A: 1\n\n>From me\n\n" + sep + "b\n", O, []string{"A: 1\n\n>From me\n", "b\n"}},
+		{"mboxrd is undone", sep + "A: 1\n\n>From me\n>>From you\n\n" + sep + "b\n", RD, []string{"A: 1\n\nFrom me\n>From you\n", "b\n"}},
+		{"mboxcl2", sep + "Content-Length: 51\n\n" + sep + "inside\n\n" + sep + "A: 2\n\ntwo\n", Auto, []string{"Content-Length: 51\n\n" + sep + "inside\n", "A: 2\n\ntwo\n"}},
+		{"a wrong length is not believed", sep + "Content-Length: 3\n\nlonger than that\n\n" + sep + "A: 2\n\ntwo\n\n", Auto, []string{"Content-Length: 3\n\nlonger than that\n", "A: 2\n\ntwo\n"}},
+		{"a length beyond the end", sep + "Content-Length: 9999\n\none\n\n" + sep + "two\n\n", Auto, []string{"Content-Length: 9999\n\none\n", "two\n"}},
+		{"text that begins with From", sep + "A: 1\n\nFrom here on, text\n\nFrom 10:30 to 11:00 we meet\n\n" + sep + "two\n", Auto, []string{"A: 1\n\nFrom here on, text\n\nFrom 10:30 to 11:00 we meet\n", "two\n"}},
+		{"missing empty line", sep + "A: 1\n\none\n" + sep + "two\n", Auto, []string{"A: 1\n\none\n", "two\n"}},
+		{"no body", sep + "A: 1\n" + sep + "A: 2\n", Auto, []string{"A: 1\n", "A: 2\n"}},
+		{"zone before year", "From a Thu Mar 12 09:14:00 +0100 2026\nA\n\nFrom b Thu Mar 12 09:14:00 CET 2026\nB\n", Auto, []string{"A\n", "B\n"}},
+		{"empty messages", sep + "\n" + sep + "\n", Auto, []string{"", ""}},
+	} {
+		if got := read(t, c.in, c.d); fmt.Sprintf("%q", got) != fmt.Sprintf("%q", c.want) {
+			t.Errorf("%s:\n got %q\nwant %q", c.name, got, c.want)
+		}
+	}
+}
+
+func TestTooLargeGoesOn(t *testing.T) {
+	in := sep + "A: 1\n\n" + strings.Repeat("x\n", 1000) + "\n" + sep + "A: 2\n\ntwo\n\n"
+	r := NewReader(strings.NewReader(in), Auto, 500)
+	if _, err := r.Next(); !errors.Is(err, ErrTooLarge) {
+		t.Fatal(err)
+	}
+	if m, err := r.Next(); err != nil || string(m.Raw) != "A: 2\n\ntwo\n" {
+		t.Fatal(m, err)
+	}
+}
+
+func TestWriterRoundTrip(t *testing.T) {
+	msgs := []string{"A: 1\n\nFrom me\n>From you\n>>>From\n", "", "A: 2\r\n\r\nx\r\n", sep + "deep\n", "Content-Length: 5\n\nab\n", "A: 3\n\nends\n\n\n"}
+	var b bytes.Buffer
+	w := NewWriter(&b)
+	for _, m := range msgs {
+		if err := w.Write([]byte(m), time.Unix(0, 0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.Flush()
+	if got := read(t, b.String(), Auto); fmt.Sprintf("%q", got) != fmt.Sprintf("%q", msgs) {
+		t.Errorf("got  %q\nwant %q", got, msgs)
+	}
+}
+
+func FuzzReader(f *testing.F) {
+	f.Add([]byte(sep+"A: 1\n\n>>From x\n\n"+sep+"Content-Length: 3\n\nabc\n\n"), 0)
+	f.Add([]byte("From x\n"), 2)
+	f.Fuzz(func(t *testing.T, b []byte, d int) {
+		r := NewReader(bytes.NewReader(b), Dialect(d&3), 1000)
+		total := 0
+		for {
+			m, err := r.Next()
+			if err != nil && !errors.Is(err, ErrTooLarge) {
+				return
+			}
+			if total += len(m.Raw); total > len(b) {
+				t.Fatal("more came out than went in")
+			}
+		}
+	})
+}
+
+func FuzzRoundTrip(f *testing.F) {
+	f.Add([]byte("A: 1\n\nFrom x\n"), []byte(">From\n"))
+	f.Fuzz(func(t *testing.T, x, y []byte) {
+		if !Whole(x) || !Whole(y) {
+			return
+		}
+		var b bytes.Buffer
+		w := NewWriter(&b)
+		w.Write(x, time.Time{})
+		w.Write(y, time.Time{})
+		w.Flush()
+		r := NewReader(&b, Auto, 1<<20)
+		for _, want := range [][]byte{x, y} {
+			m, err := r.Next()
+			if err != nil || !bytes.Equal(m.Raw, want) {
+				t.Fatalf("%q comes back as %q: %v", want, m.Raw, err)
+			}
+		}
+	})
+}
