@@ -100,7 +100,7 @@ func (s *Signer) Open(b []byte) (Checkpoint, error) {
 	if err != nil {
 		return Checkpoint{}, fmt.Errorf("checkpoint: %w: %v", ErrDamaged, err)
 	}
-	c, err := parseCheckpoint(n.Text)
+	c, err := ParseCheckpoint(n.Text)
 	if err != nil {
 		return c, err
 	}
@@ -110,7 +110,8 @@ func (s *Signer) Open(b []byte) (Checkpoint, error) {
 	return c, nil
 }
 
-func parseCheckpoint(text string) (c Checkpoint, err error) {
+// ParseCheckpoint reads the text of a checkpoint whose signature was checked.
+func ParseCheckpoint(text string) (c Checkpoint, err error) {
 	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
 	if len(lines) < 3 {
 		return c, fmt.Errorf("checkpoint: %w: %d lines", ErrDamaged, len(lines))
@@ -275,15 +276,30 @@ func (l *Ledger) Append(leaves [][]byte) error {
 		if len(leaf) > 1<<16-1 {
 			return fmt.Errorf("a leaf of %d bytes", len(leaf))
 		}
-		l.bundle = binary.BigEndian.AppendUint16(l.bundle, uint16(len(leaf)))
-		l.bundle = append(l.bundle, leaf...)
-		l.size++
-		if l.size%width == 0 {
-			files[bundleName(l.size/width-1, 0)] = l.bundle
-			l.bundle = nil
-		}
-		l.push(0, tlog.RecordHash(leaf), files)
+		l.add(leaf, files)
 	}
+	l.unfinished(files)
+	if err := l.write(files); err != nil {
+		l.edge, l.bundle, l.size = edge, bundle, size
+		return fmt.Errorf("ledger: %w", err)
+	}
+	return nil
+}
+
+// add appends a leaf in memory and puts the files that it completes in files.
+func (l *Ledger) add(leaf []byte, files map[string][]byte) {
+	l.bundle = binary.BigEndian.AppendUint16(l.bundle, uint16(len(leaf)))
+	l.bundle = append(l.bundle, leaf...)
+	l.size++
+	if l.size%width == 0 {
+		files[bundleName(l.size/width-1, 0)] = l.bundle
+		l.bundle = nil
+	}
+	l.push(0, tlog.RecordHash(leaf), files)
+}
+
+// unfinished puts the partial tiles and the partial bundle in files.
+func (l *Ledger) unfinished(files map[string][]byte) {
 	if len(l.bundle) > 0 {
 		files[bundleName(l.size/width, int(l.size%width))] = l.bundle
 	}
@@ -294,11 +310,6 @@ func (l *Ledger) Append(leaves [][]byte) error {
 		}
 		n /= width
 	}
-	if err := l.write(files); err != nil {
-		l.edge, l.bundle, l.size = edge, bundle, size
-		return fmt.Errorf("ledger: %w", err)
-	}
-	return nil
 }
 
 func cloneEdge(e [][]tlog.Hash) [][]tlog.Hash {
@@ -361,7 +372,7 @@ func (l *Ledger) write(files map[string][]byte) error {
 }
 
 // Sign makes a checkpoint over all leaves durable, then removes the partial
-// tiles that it made useless.
+// tiles that it made useless. That one of them cannot be removed is no error.
 func (l *Ledger) Sign(extension []string) error {
 	c := Checkpoint{Origin: l.signer.origin, Size: l.size, Root: l.Root(), Extension: extension}
 	b, err := l.signer.Sign(c)
@@ -373,16 +384,19 @@ func (l *Ledger) Sign(extension []string) error {
 	}
 	l.tip = c
 	now := l.partials()
+	keep := slices.Clone(now)
 	for _, name := range l.partial {
-		if !slices.Contains(now, name) {
-			if err := l.fs.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return err
-			}
-			delete(l.synced, path.Dir(name))
-			l.removeEmpty(path.Dir(name))
+		if slices.Contains(now, name) {
+			continue
 		}
+		if err := l.fs.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			keep = append(keep, name) // the next checkpoint tries again
+			continue
+		}
+		delete(l.synced, path.Dir(name))
+		l.removeEmpty(path.Dir(name))
 	}
-	l.partial = now
+	l.partial = keep
 	return nil
 }
 
@@ -409,45 +423,39 @@ func (l *Ledger) partials() (names []string) {
 	return names
 }
 
-// Expected calls fn for every file of a ledger with these leaves, in no order.
-func Expected(leaves func(yield func([]byte) bool), fn func(name string, data []byte) error) (tlog.Hash, error) {
-	l := &Ledger{}
-	var err error
-	emit := func(files map[string][]byte) bool {
-		for n, b := range files {
-			if err = fn(n, b); err != nil {
-				return false
-			}
-		}
-		return true
-	}
-	for leaf := range leaves {
-		files := map[string][]byte{}
-		l.bundle = binary.BigEndian.AppendUint16(l.bundle, uint16(len(leaf)))
-		l.bundle = append(l.bundle, leaf...)
-		l.size++
-		if l.size%width == 0 {
-			files[bundleName(l.size/width-1, 0)] = l.bundle
-			l.bundle = nil
-		}
-		l.push(0, tlog.RecordHash(leaf), files)
-		if !emit(files) {
-			return tlog.Hash{}, err
-		}
-	}
+// Rebuild computes the files of a ledger from its leaves, one after the other.
+type Rebuild struct {
+	l  Ledger
+	fn func(name string, data []byte) error
+}
+
+// NewRebuild calls fn for each file once it is complete.
+func NewRebuild(fn func(name string, data []byte) error) *Rebuild { return &Rebuild{fn: fn} }
+
+// Add adds a leaf.
+func (r *Rebuild) Add(leaf []byte) error {
 	files := map[string][]byte{}
-	if len(l.bundle) > 0 {
-		files[bundleName(l.size/width, int(l.size%width))] = l.bundle
-	}
-	n := l.size
-	for level := range l.edge {
-		if w := len(l.edge[level]); w > 0 {
-			files[tileName(level, n/width, w)] = joinTile(l.edge[level])
+	r.l.add(leaf, files)
+	return r.emit(files)
+}
+
+// Finish emits the unfinished tiles and returns the root hash.
+func (r *Rebuild) Finish() (tlog.Hash, error) {
+	files := map[string][]byte{}
+	r.l.unfinished(files)
+	return r.l.Root(), r.emit(files)
+}
+
+// Size is the number of leaves so far.
+func (r *Rebuild) Size() int64 { return r.l.size }
+
+func (r *Rebuild) emit(files map[string][]byte) error {
+	for n, b := range files {
+		if err := r.fn(n, b); err != nil {
+			return err
 		}
-		n /= width
 	}
-	emit(files)
-	return l.Root(), err
+	return nil
 }
 
 // tileName is C2SP tlog-tiles' path of a tile of w hashes (0: full).

@@ -81,7 +81,7 @@ func (r DateRule) String() string {
 // Occurrence is one meeting with a message: where it was found, and its place
 // in the archive's own folders.
 type Occurrence struct {
-	Leaf     int64 // the message
+	Row      int64 // of the message
 	Folder   int64
 	UID      uint32
 	Source   int64
@@ -306,7 +306,7 @@ func (m *Message) encode(s *writer, first int64) {
 }
 
 func (o *Occurrence) encode(s *writer) {
-	s.num(1, o.Leaf)
+	s.num(1, o.Row)
 	s.num(2, o.Folder)
 	s.num(3, int64(o.UID))
 	s.num(4, o.Source)
@@ -428,7 +428,7 @@ func decodeOccurrence(b []byte) (o Occurrence, err error) {
 	err = fields(b, func(x field) error {
 		switch x.n {
 		case 1:
-			o.Leaf = x.v
+			o.Row = x.v
 		case 2:
 			o.Folder = x.v
 		case 3:
@@ -515,6 +515,28 @@ func FindEntry(frame []byte, id seal.ID) (e Entry, found bool, err error) {
 		err = nil
 	}
 	return e, found, err
+}
+
+// FindMessage looks for the record of one message in the plaintext of a frame.
+func FindMessage(frame []byte, id seal.ID) (m Message, found bool, err error) {
+	first := int64(0)
+	err = fields(frame, func(x field) (err error) {
+		if x.n == 3 {
+			first = x.v
+		}
+		if x.n != 6 {
+			return nil
+		}
+		if m, err = decodeMessage(x.b, first); err == nil && m.ID == id {
+			found = true
+			err = errFound
+		}
+		return err
+	})
+	if err == errFound {
+		err = nil
+	}
+	return m, found, err
 }
 
 var errFound = errors.New("found")

@@ -206,3 +206,17 @@ func AppendBase64(dst, plain []byte, f *Base64) []byte {
 	dst = append(dst, text...)
 	return append(dst, f.Last...)
 }
+
+// EncodedLen is how many bytes AppendBase64 makes of n.
+func (f *Base64) EncodedLen(n int) int {
+	chars := base64.StdEncoding.EncodedLen(n)
+	end := 2
+	if f.LF {
+		end = 1
+	}
+	lines := 0
+	if f.Line > 0 && chars > 0 {
+		lines = (chars - 1) / f.Line
+	}
+	return chars + lines*end + len(f.Last)
+}

@@ -391,39 +391,38 @@ func copyObjects(f *packFile, out durable.File, fr *pack.Frame, end *int64) erro
 	return nil
 }
 
-// Garbage returns how many bytes of a pack belong to erased objects.
-func (s *Store) Garbage(n uint32) (int64, error) {
-	garbage := int64(0)
+// Garbage returns how many bytes of a pack belong to erased objects, of all.
+func (s *Store) Garbage(n uint32) (garbage, size int64, err error) {
 	f, err := openPack(s.fs, s.archive, n, s.keyring(), os.O_RDONLY)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	defer f.close()
 	keys, err := f.keys.Size()
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	for at := headSize; at < keys; {
 		plain, err := f.frame(at)
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 		fr, err := pack.DecodeFrame(plain)
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 		for i := range fr.Entries {
 			if fr.Entries[i].Erased() {
 				garbage += fr.Entries[i].Sealed
 			}
 		}
-		size, err := f.frameSize(at)
+		n, err := f.frameSize(at)
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
-		at += size
+		at += n
 	}
-	return garbage, nil
+	return garbage, f.dataSize(), nil
 }
 
 // Roll makes the next commit begin a new pack.

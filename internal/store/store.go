@@ -195,12 +195,9 @@ func (s *Store) find(id seal.ID, at Place) (pack.Entry, *packFile, error) {
 	if err != nil {
 		return pack.Entry{}, nil, err
 	}
-	plain, ok := s.frames.get(at)
-	if !ok {
-		if plain, err = f.frame(at.Frame); err != nil {
-			return pack.Entry{}, nil, err
-		}
-		s.frames.put(at, plain)
+	plain, err := s.plain(at)
+	if err != nil {
+		return pack.Entry{}, nil, err
 	}
 	e, ok, err := pack.FindEntry(plain, id)
 	if err != nil {
@@ -217,11 +214,7 @@ func (s *Store) find(id seal.ID, at Place) (pack.Entry, *packFile, error) {
 func (s *Store) Frame(at Place) (*pack.Frame, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	f, err := s.file(at.Pack)
-	if err != nil {
-		return nil, err
-	}
-	plain, err := f.frame(at.Frame)
+	plain, err := s.plain(at)
 	if err != nil {
 		return nil, err
 	}
@@ -375,4 +368,48 @@ func cut(f durable.File, size int64) error {
 		return err
 	}
 	return f.Sync()
+}
+
+// Message returns the record of a message from the frame at a place.
+func (s *Store) Message(id seal.ID, at Place) (m pack.Message, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	plain, err := s.plain(at)
+	if err != nil {
+		return m, err
+	}
+	m, ok, err := pack.FindMessage(plain, id)
+	if err == nil && !ok {
+		err = fmt.Errorf("frame at %d of %s: message %s: %w", at.Frame, keysName(at.Pack), id, ErrNotFound)
+	}
+	return m, err
+}
+
+// plain returns the plaintext of a frame, from the cache if it is there. The
+// caller holds mu.
+func (s *Store) plain(at Place) ([]byte, error) {
+	if b, ok := s.frames.get(at); ok {
+		return b, nil
+	}
+	f, err := s.file(at.Pack)
+	if err != nil {
+		return nil, err
+	}
+	b, err := f.frame(at.Frame)
+	if err == nil {
+		s.frames.put(at, b)
+	}
+	return b, err
+}
+
+// FrameEnd is where the frame behind the one at a place begins.
+func (s *Store) FrameEnd(at Place) (int64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f, err := s.file(at.Pack)
+	if err != nil {
+		return 0, err
+	}
+	n, err := f.frameSize(at.Frame)
+	return at.Frame + n, err
 }

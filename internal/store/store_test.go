@@ -213,7 +213,7 @@ func TestRewriteKeepsPlaces(t *testing.T) {
 	if _, err := s.Load(gone.id, gone.at); !errors.Is(err, ErrNotFound) {
 		t.Fatalf("an erased object: %v", err)
 	}
-	if g, err := s.Garbage(1); err != nil || g < 500 {
+	if g, _, err := s.Garbage(1); err != nil || g < 500 {
 		t.Fatal(g, err)
 	}
 	if freed, err := s.Rewrite(1, true, nil); err != nil || freed < 500 {

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 
 	"github.com/letterhold/letterhold/internal/durable"
+	"github.com/letterhold/letterhold/internal/seal"
 )
 
 // repairPage1 puts page 1 back from the log when it does not open: a power cut
@@ -134,4 +136,53 @@ func allZero(b []byte) bool {
 		}
 	}
 	return true
+}
+
+// Rekey seals a database that nobody has open under another key. A power cut
+// leaves it under one of the two.
+func Rekey(d durable.FS, name string, from, to seal.Key) error {
+	src := &Vault{fs: d, name: name, pages: seal.NewPages(from.Derive("database " + name))}
+	dst := &Vault{fs: d, name: name, pages: seal.NewPages(to.Derive("database " + name))}
+	in, err := d.OpenFile(name, os.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	tmp := name + ".tmp"
+	out, err := d.OpenFile(tmp, os.O_RDWR|os.O_CREATE|os.O_TRUNC)
+	if err != nil {
+		return err
+	}
+	err = reseal(&file{v: src, f: in}, &file{v: dst, f: out, buf: make([]byte, PageSize)})
+	if err = errors.Join(err, out.Close()); err != nil {
+		return fmt.Errorf("seal %s anew: %w", name, err)
+	}
+	if err := d.Rename(tmp, name); err != nil {
+		return err
+	}
+	return d.SyncDir(path.Dir(name))
+}
+
+func reseal(in, out *file) error {
+	size, err := in.f.Size()
+	if err != nil {
+		return err
+	}
+	page := make([]byte, PageSize)
+	for at := int64(0); at < size; at += PageSize {
+		if n, err := in.f.ReadAt(page, at); n < len(page) {
+			return eof(err)
+		}
+		if !allZero(page) {
+			if in.v.pages.Open(page, in.pageContext(at)) != nil {
+				return ErrDamaged
+			}
+			if _, err := out.WriteAt(page, at); err != nil {
+				return err
+			}
+		} else if _, err := out.f.WriteAt(page, at); err != nil {
+			return err
+		}
+	}
+	return out.f.Sync()
 }

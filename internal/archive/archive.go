@@ -1,0 +1,486 @@
+// Package archive is the heart: it takes messages in, keeps them, gives them
+// back byte for byte, and can prove all of it.
+//
+// A message is split into a skeleton and large parts (split.go), which are
+// objects of the store. A commit (commit.go) makes objects, records, leaves and
+// checkpoint durable in this order, and then the catalog. Opening (recover.go)
+// rolls forward what a crash left between these steps. docs/architecture.md
+// tells the life of a message; docs/format.md the bytes.
+//
+// What must hold: a message counts as present only when its leaf is in the
+// ledger; what was acknowledged survives; what comes out is what went in.
+//
+// Not here: who may see what (package search and the doors ask with a
+// catalog.Scope), and searching.
+package archive
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/letterhold/letterhold/internal/catalog"
+	"github.com/letterhold/letterhold/internal/durable"
+	"github.com/letterhold/letterhold/internal/ledger"
+	"github.com/letterhold/letterhold/internal/seal"
+	"github.com/letterhold/letterhold/internal/store"
+)
+
+// MaxMessage is the largest message in bytes: twice what any mail server known
+// lets through, and what memory is planned for.
+const MaxMessage = 256 << 20
+
+const (
+	aboutName  = "archive.json"
+	keysName   = "keys.json"
+	backupName = "keys.json.bak"
+	lockName   = "lock"
+	spoolDir   = "spool"
+	format     = 1
+	maxKeys    = 1 << 20 // bytes of keys.json
+)
+
+// Errors that callers branch on.
+var (
+	// ErrNoArchive: the folder holds no archive.
+	ErrNoArchive = errors.New("no archive here")
+	// ErrExists: the folder holds something already.
+	ErrExists = errors.New("the folder is not empty")
+	// ErrOldState: state.db is older than the ledger says.
+	ErrOldState = errors.New("state.db is older than the ledger says: it was put back")
+	// ErrDamaged: truth does not fit together.
+	ErrDamaged = errors.New("archive damaged")
+	// ErrClosed: the archive is being closed.
+	ErrClosed = errors.New("the archive is closed")
+)
+
+// About is archive.json: what can be known without a key.
+type About struct {
+	Format  int       `json:"format"`
+	ID      string    `json:"id"`
+	Created time.Time `json:"created"`
+}
+
+// Options configure an archive; the zero value is the default.
+type Options struct {
+	Now       func() time.Time
+	Log       *slog.Logger
+	PackLimit int64 // bytes; default store.PackLimit
+	// Strict opens for verification: nothing is recovered, cut or written.
+	Strict bool
+}
+
+func (o *Options) defaults() {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+}
+
+// Archive is an open archive. It is safe for concurrent use.
+type Archive struct {
+	fs     durable.FS
+	about  About
+	head   []byte // bytes of archive.json
+	opts   Options
+	signer *ledger.Signer
+
+	store   *store.Store
+	catalog *catalog.Catalog
+	state   *catalog.State
+	recent  *recent
+	queue   *queue
+
+	// w orders everything that changes truth.
+	w       sync.Mutex
+	ledger  *ledger.Ledger                // guarded by w
+	keys    *seal.KeyFile                 // guarded by w
+	ring    *seal.Ring                    // guarded by w
+	folders map[folderKey]*catalog.Folder // guarded by w
+	sources map[string]int64              // guarded by w
+	modseq  int64                         // guarded by w: the last one given
+	dirty   bool                          // guarded by w: a commit stopped half-way; recover first
+
+	// Recovered says what opening had to do.
+	Recovered Recovery
+}
+
+// Recovery is what opening found after an unclean end.
+type Recovery struct {
+	Unclean bool  // the archive was not closed
+	Commits int   // whole commits that were rolled forward
+	Cut     int64 // bytes of an unfinished commit that were cut
+	Rebuilt bool  // the catalog was made again
+	Healed  bool  // an intended change of state or keys had not happened
+}
+
+type folderKey struct {
+	mailbox int64
+	name    string
+}
+
+// Create makes an archive in an empty folder and returns its ring. Slots are
+// added by add, before anything is written: an archive without a slot could
+// never be opened.
+func Create(d durable.FS, o Options, add func(*seal.KeyFile, *seal.Ring) error) (*seal.Ring, error) {
+	o.defaults()
+	es, err := d.ReadDir(".")
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range es {
+		if e.Name() != "lost+found" {
+			return nil, fmt.Errorf("%w (it contains %s)", ErrExists, e.Name())
+		}
+	}
+	var id [16]byte
+	rand.Read(id[:])
+	about := About{Format: format, ID: hex.EncodeToString(id[:]), Created: o.Now().UTC().Truncate(time.Second)}
+	head := about.encode()
+	ring, keys := seal.NewRing(), seal.NewKeyFileFor(about.ID)
+	if err := add(keys, ring); err != nil {
+		return nil, err
+	}
+	for _, dir := range []string{"store", "index", spoolDir} {
+		if err := d.MkdirAll(dir); err != nil {
+			return nil, err
+		}
+	}
+	signer, err := ledger.NewSigner(origin(about.ID), ring.Current(seal.PurposeLedger).Key)
+	if err != nil {
+		return nil, err
+	}
+	state, err := catalog.OpenState(d, ring.Current(seal.PurposeState).Key)
+	if err != nil {
+		return nil, err
+	}
+	if err := state.Close(); err != nil {
+		return nil, err
+	}
+	if _, err := ledger.Create(d, signer, extension(store.Position{}, 0, keys.Generation+1)); err != nil {
+		return nil, err
+	}
+	if err := writeKeys(d, keys.Encode(ring, head)); err != nil {
+		return nil, err
+	}
+	if err := durable.WriteNew(d, lockName, []byte(lockClosed)); err != nil {
+		return nil, err
+	}
+	// archive.json comes last: with it, the archive exists.
+	return ring, durable.Replace(d, aboutName, head)
+}
+
+func (a About) encode() []byte {
+	b, err := json.MarshalIndent(a, "", "  ")
+	if err != nil {
+		panic(err) // plain values always marshal
+	}
+	return append(b, '\n')
+}
+
+func origin(id string) string { return "letterhold/" + id }
+
+// ReadAbout reads archive.json. Its content is trusted only once the keys are
+// open: their MAC covers it.
+func ReadAbout(d durable.FS) (About, []byte, error) {
+	var a About
+	b, err := durable.ReadFile(d, aboutName, 4096)
+	if errors.Is(err, fs.ErrNotExist) {
+		return a, nil, ErrNoArchive
+	}
+	if err != nil {
+		return a, nil, err
+	}
+	if err := json.Unmarshal(b, &a); err != nil {
+		return a, nil, fmt.Errorf("%s: %w", aboutName, err)
+	}
+	if a.Format != format {
+		return a, nil, fmt.Errorf("%s: format %d; this program reads format %d", aboutName, a.Format, format)
+	}
+	if id, err := hex.DecodeString(a.ID); err != nil || len(id) != 16 || !bytes.Equal(a.encode(), b) {
+		return a, nil, fmt.Errorf("%s: %w: not as it was written", aboutName, ErrDamaged)
+	}
+	return a, b, nil
+}
+
+// ReadKeys reads keys.json, or its copy when the file itself is not readable.
+func ReadKeys(d durable.FS) (*seal.KeyFile, error) {
+	var errs error
+	for _, name := range []string{keysName, backupName} {
+		b, err := durable.ReadFile(d, name, maxKeys)
+		if err == nil {
+			var k *seal.KeyFile
+			if k, err = seal.ParseKeys(b); err == nil {
+				return k, nil
+			}
+		}
+		errs = errors.Join(errs, err)
+	}
+	return nil, errs
+}
+
+// writeKeys makes the copy durable first, so that one of them is always whole.
+func writeKeys(d durable.FS, b []byte) error {
+	if err := durable.Replace(d, backupName, b); err != nil {
+		return err
+	}
+	return durable.Replace(d, keysName, b)
+}
+
+// Unlock opens the keys with a secret. It changes nothing.
+func Unlock(d durable.FS, s seal.Secret) (*seal.Ring, string, error) {
+	about, head, err := ReadAbout(d)
+	if err != nil {
+		return nil, "", err
+	}
+	keys, err := ReadKeys(d)
+	if err != nil {
+		return nil, "", err
+	}
+	if keys.Archive != about.ID {
+		return nil, "", fmt.Errorf("%s: %w: it belongs to archive %s", keysName, ErrDamaged, keys.Archive)
+	}
+	return keys.Open(s, head)
+}
+
+const (
+	lockOpen   = "open"
+	lockClosed = "closed\n"
+)
+
+// wasClosed tells whether the archive was closed properly the last time.
+func wasClosed(d durable.FS) bool {
+	b, err := durable.ReadFile(d, lockName, 64)
+	return err == nil && string(b) == lockClosed
+}
+
+// Open opens an archive with its ring and rolls forward what a crash left.
+func Open(d durable.FS, ring *seal.Ring, o Options) (_ *Archive, err error) {
+	o.defaults()
+	a := &Archive{fs: d, opts: o, ring: ring, recent: newRecent()}
+	if a.about, a.head, err = ReadAbout(d); err != nil {
+		return nil, err
+	}
+	if a.keys, err = ReadKeys(d); err != nil {
+		return nil, err
+	}
+	if _, err := a.keys.OpenRoot(ring.Root, a.head); err != nil {
+		return nil, err
+	}
+	if a.signer, err = ledger.NewSigner(origin(a.about.ID), ring.Current(seal.PurposeLedger).Key); err != nil {
+		return nil, err
+	}
+	if a.ledger, err = ledger.Open(d, a.signer); err != nil {
+		return nil, err
+	}
+	pos, stateGen, keysGen, err := parseExtension(a.ledger.Checkpoint().Extension)
+	if err != nil {
+		return nil, err
+	}
+	id, _ := hex.DecodeString(a.about.ID)
+	a.store = store.New(d, [16]byte(id), ring, pos, store.Options{PackLimit: o.PackLimit})
+	a.Recovered.Unclean = !wasClosed(d)
+	defer func() {
+		if err != nil {
+			a.closeParts()
+		}
+	}()
+	if o.Strict {
+		return a, nil
+	}
+	if err := durable.WriteNew(d, lockName, fmt.Appendf(nil, "%s %d\n", lockOpen, os.Getpid())); err != nil {
+		return nil, err
+	}
+	if a.state, err = a.openState(); err != nil {
+		return nil, err
+	}
+	if err := a.rollForward(); err != nil {
+		return nil, err
+	}
+	if err := a.checkGenerations(stateGen, keysGen); err != nil {
+		return nil, err
+	}
+	if err := a.openCatalog(); err != nil {
+		return nil, err
+	}
+	if err := a.resumeDisposals(context.Background()); err != nil {
+		return nil, err
+	}
+	if err := a.emptySpool(); err != nil {
+		return nil, err
+	}
+	a.queue = newQueue(a)
+	return a, nil
+}
+
+// emptySpool removes what a process that died left behind.
+func (a *Archive) emptySpool() error {
+	if err := a.fs.MkdirAll(spoolDir); err != nil {
+		return err
+	}
+	es, err := a.fs.ReadDir(".")
+	if err != nil {
+		return err
+	}
+	for _, e := range es {
+		if strings.HasSuffix(e.Name(), ".tmp") {
+			if err := a.fs.Remove(e.Name()); err != nil {
+				return err
+			}
+		}
+	}
+	return durable.Files(a.fs, spoolDir, func(name string, _ int64) error { return a.fs.Remove(name) })
+}
+
+// extension is what a checkpoint says beside the ledger: the end of the store,
+// and the generations of state.db and keys.json.
+func extension(p store.Position, state, keys uint64) []string {
+	return []string{
+		fmt.Sprintf("store %d %d %d %d", p.Commit, p.Pack, p.Keys, p.Data),
+		fmt.Sprintf("state %d", state),
+		fmt.Sprintf("keys %d", keys),
+	}
+}
+
+func parseExtension(lines []string) (p store.Position, state, keys uint64, err error) {
+	if len(lines) != 3 {
+		return p, 0, 0, fmt.Errorf("checkpoint: %w: %d extension lines", ErrDamaged, len(lines))
+	}
+	_, err1 := fmt.Sscanf(lines[0], "store %d %d %d %d", &p.Commit, &p.Pack, &p.Keys, &p.Data)
+	_, err2 := fmt.Sscanf(lines[1], "state %d", &state)
+	_, err3 := fmt.Sscanf(lines[2], "keys %d", &keys)
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return p, 0, 0, fmt.Errorf("checkpoint: %w: %v", ErrDamaged, err)
+	}
+	return p, state, keys, nil
+}
+
+// generations returns what the last checkpoint says.
+func (a *Archive) generations() (state, keys uint64) {
+	_, state, keys, _ = parseExtension(a.ledger.Checkpoint().Extension)
+	return state, keys
+}
+
+// Close waits for what is under way, and leaves the archive closed.
+func (a *Archive) Close() error {
+	if a.queue != nil {
+		a.queue.close()
+	}
+	a.w.Lock()
+	defer a.w.Unlock()
+	err := a.closeParts()
+	if !a.opts.Strict && !a.dirty {
+		err = errors.Join(err, a.ledger.Clean())
+	}
+	if err == nil && !a.opts.Strict && !a.dirty {
+		err = durable.WriteNew(a.fs, lockName, []byte(lockClosed))
+	}
+	return err
+}
+
+func (a *Archive) closeParts() (err error) {
+	if a.catalog != nil {
+		err = a.catalog.Close()
+	}
+	if a.state != nil {
+		err = errors.Join(err, a.state.Close())
+	}
+	return errors.Join(err, a.store.Close())
+}
+
+// ID is the archive's id, in hex.
+func (a *Archive) ID() string { return a.about.ID }
+
+// About is what archive.json says.
+func (a *Archive) About() About { return a.about }
+
+// FS is the archive's folder.
+func (a *Archive) FS() durable.FS { return a.fs }
+
+// Catalog gives access to the catalog for reading.
+func (a *Archive) Catalog() *catalog.Catalog { return a.catalog }
+
+// State gives access to state. Changes that matter for security go through
+// Change.
+func (a *Archive) State() *catalog.State { return a.state }
+
+// Now is the archive's clock.
+func (a *Archive) Now() time.Time { return a.opts.Now() }
+
+// Log is the archive's logger.
+func (a *Archive) Log() *slog.Logger { return a.opts.Log }
+
+// Key returns the newest key for a purpose, for what lives beside the archive.
+func (a *Archive) Key(purpose string) seal.RingKey {
+	a.w.Lock()
+	defer a.w.Unlock()
+	return a.ring.Current(purpose)
+}
+
+// Checkpoint returns the last signed checkpoint and the key to check it with.
+func (a *Archive) Checkpoint() (signed []byte, verifier string, err error) {
+	a.w.Lock()
+	defer a.w.Unlock()
+	signed, err = a.ledger.Signed()
+	return signed, a.signer.Verifier, err
+}
+
+// Slots lists the key slots.
+func (a *Archive) Slots() []seal.Slot {
+	a.w.Lock()
+	defer a.w.Unlock()
+	return slices.Clone(a.keys.Slots)
+}
+
+// Mailbox returns the id of a mailbox by name, and makes it if it is missing.
+func (a *Archive) Mailbox(ctx context.Context, name, who string) (int64, error) {
+	var id int64
+	var ok bool
+	if err := a.state.View(ctx, func(v catalog.View) (err error) {
+		id, ok, err = v.Mailbox(name)
+		return err
+	}); err != nil || ok {
+		return id, err
+	}
+	if err := catalog.CheckName(name); err != nil {
+		return 0, fmt.Errorf("mailbox: %w", err)
+	}
+	err := a.Change(Act{What: "mailbox created", Who: who, Of: name}, func(t catalog.Tx) (err error) {
+		id, err = t.AddMailbox(name)
+		return err
+	})
+	return id, err
+}
+
+// Lock takes the archive for this process; the returned function gives it
+// back. Another process that has it makes ErrLocked.
+func Lock(dir string) (func() error, error) {
+	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := flock(f); err != nil {
+		said := make([]byte, 40)
+		n, _ := f.ReadAt(said, 0)
+		f.Close()
+		return nil, fmt.Errorf("%w (%s)", ErrLocked, strings.TrimSpace(strings.Replace(string(said[:n]), lockOpen, "process", 1)))
+	}
+	return f.Close, nil
+}
+
+// ErrLocked: another process has the archive.
+var ErrLocked = errors.New("another process has this archive open")
