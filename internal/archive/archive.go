@@ -305,6 +305,9 @@ func Open(d durable.FS, ring *seal.Ring, o Options) (_ *Archive, err error) {
 	if err := durable.WriteNew(d, lockName, fmt.Appendf(nil, "%s %d\n", lockOpen, os.Getpid())); err != nil {
 		return nil, err
 	}
+	if err := a.healKeys(); err != nil {
+		return nil, err
+	}
 	if a.state, err = a.openState(); err != nil {
 		return nil, err
 	}
@@ -325,6 +328,21 @@ func Open(d durable.FS, ring *seal.Ring, o Options) (_ *Archive, err error) {
 	}
 	a.queue = newQueue(a)
 	return a, nil
+}
+
+// healKeys makes both copies of keys.json the same again.
+func (a *Archive) healKeys() error {
+	for _, name := range []string{keysName, backupName} {
+		b, err := durable.ReadFile(a.fs, name, maxKeys)
+		if err == nil && bytes.Equal(b, a.keys.Bytes()) {
+			continue
+		}
+		a.Recovered.Healed = true
+		if err := durable.Replace(a.fs, name, a.keys.Bytes()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // emptySpool removes what a process that died left behind.

@@ -100,14 +100,18 @@ func (a *Archive) Document(ctx context.Context, row catalog.Row) (*extract.Docum
 	return extract.Of(message.Parse(raw)), &e, nil
 }
 
-// Dequeue forgets changes that the index has followed.
-func (a *Archive) Dequeue(upTo int64) error {
+// Indexed forgets changes that the index has followed.
+func (a *Archive) Indexed(upTo int64, shards map[int]int64) error {
 	a.w.Lock()
 	defer a.w.Unlock()
-	if a.catalog == nil {
-		return ErrClosed
-	}
-	return a.catalog.Dequeue(upTo)
+	return a.catalog.Indexed(upTo, shards)
+}
+
+// Requeue makes the index read all messages of a year again.
+func (a *Archive) Requeue(year int) error {
+	a.w.Lock()
+	defer a.w.Unlock()
+	return a.catalog.Requeue(year)
 }
 
 // Follow says that somebody takes documents: then archiving waits for him

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -39,7 +40,11 @@ func Open(d durable.FS, key seal.Key) (*Catalog, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Catalog{db}, nil
+	c := &Catalog{db}
+	if n, err := c.Epoch(context.Background()); err != nil || n != 0 {
+		return c, err
+	}
+	return c, db.writer.tx(func() error { return setMeta(db.writer, "epoch", rand.Int64()|1) })
 }
 
 // Close closes the catalog.
@@ -540,14 +545,61 @@ func (c *Catalog) Changes(ctx context.Context) (last, dequeued int64, err error)
 	return last, dequeued, err
 }
 
-// Dequeue forgets changes up to one. The archive's writer calls it.
-func (c *Catalog) Dequeue(upTo int64) error {
+// Indexed forgets changes up to one, and remembers the last change of each
+// year's shard. The archive's writer calls it.
+func (c *Catalog) Indexed(upTo int64, shards map[int]int64) error {
 	w := c.db.writer
 	return w.tx(func() error {
+		for y, n := range shards {
+			if err := w.run(`INSERT INTO shards (year, applied) VALUES (?,?) ON CONFLICT (year) DO UPDATE SET applied = excluded.applied`, y, n); err != nil {
+				return err
+			}
+		}
 		if err := w.run(`DELETE FROM queue WHERE change <= ?`, upTo); err != nil {
 			return err
 		}
 		return setMeta(w, "dequeued", upTo)
+	})
+}
+
+// Shards returns the last change that each year's shard had.
+func (c *Catalog) Shards(ctx context.Context) (out map[int]int64, err error) {
+	out = map[int]int64{}
+	err = c.db.read(ctx, func(r *conn) error {
+		return r.query(`SELECT year, applied FROM shards`, func(s *sqlite3.Stmt) error {
+			out[s.ColumnInt(0)] = s.ColumnInt64(1)
+			return nil
+		})
+	})
+	return out, err
+}
+
+// Epoch tells this catalog from one that was made again.
+func (c *Catalog) Epoch(ctx context.Context) (n int64, err error) {
+	err = c.db.read(ctx, func(r *conn) error {
+		n, _, err = r.number(`SELECT value FROM meta WHERE name = 'epoch'`)
+		return err
+	})
+	return n, err
+}
+
+// Requeue puts all messages of a year into the queue again and forgets its
+// shard. The archive's writer calls it.
+func (c *Catalog) Requeue(year int) error {
+	w := c.db.writer
+	from, to := RowAt(time.Date(year, 1, 1, 0, 0, 0, 0, time.UTC)), RowAt(time.Date(year+1, 1, 1, 0, 0, 0, 0, time.UTC))
+	return w.tx(func() error {
+		if err := w.run(`DELETE FROM shards WHERE year = ?`, year); err != nil {
+			return err
+		}
+		n, _, err := w.number(`SELECT value FROM meta WHERE name = 'change'`)
+		if err != nil {
+			return err
+		}
+		if err := w.run(`INSERT INTO queue (change, row) SELECT ? + row_number() OVER (ORDER BY row), row FROM messages WHERE row >= ? AND row < ?`, n, int64(from), int64(to)); err != nil {
+			return err
+		}
+		return setMeta(w, "change", n+w.Changes())
 	})
 }
 

@@ -196,6 +196,9 @@ func (f *KeyFile) Encode(r *Ring, about []byte) []byte {
 	return f.canonical()
 }
 
+// Bytes are the bytes of keys.json as Encode returned them last.
+func (f *KeyFile) Bytes() []byte { return f.canonical() }
+
 func (f *KeyFile) canonical() []byte {
 	b, err := json.MarshalIndent(f, "", "  ")
 	if err != nil {

@@ -51,4 +51,7 @@ CREATE INDEX occurrences_row ON occurrences (row, folder);
 -- Messages that the index must read again, in order of change.
 CREATE TABLE queue (change INTEGER PRIMARY KEY, row INTEGER NOT NULL);
 
+-- The last change that each year's shard of the index had.
+CREATE TABLE shards (year INTEGER PRIMARY KEY, applied INTEGER NOT NULL);
+
 CREATE TABLE acts (leaf INTEGER PRIMARY KEY, time INTEGER NOT NULL, detail TEXT NOT NULL);
