@@ -95,7 +95,7 @@ func (a *Archive) Flush(ctx context.Context) error { return a.queue.flush(ctx) }
 // prepare does all that needs no order: hash, parse, split, compress, seal.
 func (a *Archive) prepare(ctx context.Context, raw []byte, from Provenance) (*prepared, error) {
 	if len(raw) > MaxMessage {
-		return nil, fmt.Errorf("message of %d bytes: larger than %d MiB", len(raw), MaxMessage>>20)
+		return nil, fmt.Errorf("%w: %d bytes, larger than %d MiB", ErrMessage, len(raw), MaxMessage>>20)
 	}
 	p := &prepared{sum: seal.Sum(raw), size: len(raw), from: from, arrived: a.opts.Now().UTC().Truncate(time.Millisecond)}
 	p.id = a.store.IDs().Of(seal.TypeMessage, p.sum)
@@ -104,6 +104,12 @@ func (a *Archive) prepare(ctx context.Context, raw []byte, from Provenance) (*pr
 		return p, err
 	}
 	return p, a.analyse(ctx, p, raw)
+}
+
+// Has tells whether a message with these bytes is archived.
+func (a *Archive) Has(ctx context.Context, raw []byte) bool {
+	known, err := a.catalog.Known(ctx, a.store.IDs().Of(seal.TypeMessage, seal.Sum(raw)))
+	return err == nil && known
 }
 
 func (a *Archive) analyse(ctx context.Context, p *prepared, raw []byte) error {

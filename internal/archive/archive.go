@@ -62,6 +62,8 @@ var (
 	ErrOldState = errors.New("state.db is older than the ledger says: it was put back")
 	// ErrDamaged: truth does not fit together.
 	ErrDamaged = errors.New("archive damaged")
+	// ErrMessage: a message cannot be archived; others can.
+	ErrMessage = errors.New("this message cannot be archived")
 	// ErrClosed: the archive is being closed.
 	ErrClosed = errors.New("the archive is closed")
 )
@@ -192,6 +194,12 @@ func (a About) encode() []byte {
 	return append(b, '\n')
 }
 
+// binary is the id in bytes; ReadAbout has checked its form.
+func (a About) binary() (id [16]byte) {
+	hex.Decode(id[:], []byte(a.ID))
+	return id
+}
+
 func origin(id string) string { return "letterhold/" + id }
 
 // ReadAbout reads archive.json. Its content is trusted only once the keys are
@@ -291,8 +299,7 @@ func Open(d durable.FS, ring *seal.Ring, o Options) (_ *Archive, err error) {
 	if err != nil {
 		return nil, err
 	}
-	id, _ := hex.DecodeString(a.about.ID)
-	a.store = store.New(d, [16]byte(id), ring, pos, store.Options{PackLimit: o.PackLimit})
+	a.store = store.New(d, a.about.binary(), ring, pos, store.Options{PackLimit: o.PackLimit})
 	a.Recovered.Unclean = !wasClosed(d)
 	defer func() {
 		if err != nil {

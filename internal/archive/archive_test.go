@@ -709,3 +709,64 @@ func TestProof(t *testing.T) {
 		t.Error("the proof holds for another message")
 	}
 }
+
+func TestBackupAndRestore(t *testing.T) {
+	d := crashfs.New()
+	ring := create(t, d)
+	a := openArchive(t, d, ring)
+	mb := mailbox(t, a, "me")
+	ids := map[string]seal.ID{}
+	back := crashfs.New()
+	i := 0
+	for name, raw := range mails() {
+		ids[name] = add(t, a, raw, mb, "INBOX").ID
+		if i++; i%5 == 0 {
+			if _, err := a.Backup(ctx, back, time.Hour, "test", nil); err != nil {
+				t.Fatal(err)
+			}
+			testNow = testNow.Add(time.Minute)
+		}
+	}
+	secret, err := seal.ParseKeyFile(seal.KindKeyFile, seal.NewKeyFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.AddSlot(secret, "", "test", seal.WeakCost); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Dispose(ctx, []seal.ID{ids["8bit part"]}, "test", ""); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Compact(ctx, "test"); err != nil {
+		t.Fatal(err)
+	}
+	testNow = testNow.Add(2 * time.Hour)
+	if r, err := a.Backup(ctx, back, time.Hour, "test", nil); err != nil || r.Removed == 0 {
+		t.Fatal(r, err)
+	}
+	add(t, a, []byte("Subject: after the backup\n\n"), mb, "INBOX")
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again := crashfs.New()
+	if err := Restore(ctx, back, again, secret, nil); err != nil {
+		t.Fatal(err)
+	}
+	now, _, err := Unlock(again, secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := openArchive(t, again, now)
+	for name, raw := range mails() {
+		if name != "8bit part" && !bytes.Equal(rawOf(t, b, ids[name]), raw) {
+			t.Errorf("%s is lost", name)
+		}
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	mustBeClean(t, again, now)
+	if err := Restore(ctx, back, again, secret, nil); !errors.Is(err, ErrExists) {
+		t.Error("a restore over an archive:", err)
+	}
+}

@@ -103,7 +103,7 @@ func (a *Archive) place(d *draft, p *prepared) (Result, error) {
 	}
 	if !ok {
 		if p.skeleton == nil {
-			return r, fmt.Errorf("message %s was erased while it was being archived again; try once more", p.id)
+			return r, fmt.Errorf("%w: it was erased while it was being archived again; try once more", ErrMessage)
 		}
 		var err error
 		if row, err = a.newMessage(d, p); err != nil {

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/letterhold/letterhold/internal/catalog"
+	"github.com/letterhold/letterhold/internal/durable"
 	"github.com/letterhold/letterhold/internal/pack"
 	"github.com/letterhold/letterhold/internal/seal"
 	"github.com/letterhold/letterhold/internal/store"
@@ -218,4 +219,31 @@ func (a *Archive) RebuildCatalog(who string) error {
 		return err
 	}
 	return a.openCatalog()
+}
+
+// RenewIndex removes the index, gives it a fresh key, and queues every message
+// for it again. The index must be closed.
+func (a *Archive) RenewIndex(who string) error {
+	a.w.Lock()
+	defer a.w.Unlock()
+	if err := a.saveKeys(Act{What: "index rebuilt", Who: who}, func(_ *seal.KeyFile, r *seal.Ring) error {
+		r.Renew(seal.PurposeIndex)
+		r.Drop(seal.PurposeIndex)
+		return nil
+	}); err != nil {
+		return err
+	}
+	if err := durable.Files(a.fs, "index", func(name string, _ int64) error { return a.fs.Remove(name) }); err != nil {
+		return err
+	}
+	years, err := a.catalog.Years(context.Background())
+	if err != nil {
+		return err
+	}
+	for _, y := range years {
+		if err := a.catalog.Requeue(y); err != nil {
+			return err
+		}
+	}
+	return nil
 }

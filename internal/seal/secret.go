@@ -3,6 +3,7 @@ package seal
 import (
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/subtle"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -183,4 +184,9 @@ func (k KDF) key(s Secret) (Key, error) {
 		return Key(sum).Derive("letterhold slot " + string(k.Salt)), nil
 	}
 	return Key{}, fmt.Errorf("unknown key derivation %q", k.Name)
+}
+
+// Equal compares two secrets in constant time.
+func (s Secret) Equal(t Secret) bool {
+	return s.Kind == t.Kind && subtle.ConstantTimeCompare(s.bytes, t.bytes) == 1
 }

@@ -92,6 +92,13 @@ func Parse(q string) (e *Expr, warnings []string, err error) {
 	if !utf8.ValidString(q) {
 		q = strings.ToValidUTF8(q, "\uFFFD")
 	}
+	// Control characters separate words; none reaches the index as a key.
+	q = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 127 {
+			return ' '
+		}
+		return r
+	}, q)
 	p := &parser{q: q}
 	e, err = p.or(0)
 	if err == nil && p.pos < len(p.q) {

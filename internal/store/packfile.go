@@ -49,6 +49,22 @@ func decodeHead(b []byte) (head, error) {
 	}, nil
 }
 
+// KeysName is the name of a pack's .keys file.
+func KeysName(n uint32) string { return keysName(n) }
+
+// PackFiles lists the files that hold ciphertext.
+func (s *Store) PackFiles() ([]string, error) {
+	numbers, _, err := s.packs()
+	var out []string
+	for _, n := range numbers {
+		h, herr := s.readHead(n)
+		if err = errors.Join(err, herr); herr == nil {
+			out = append(out, h.dataName())
+		}
+	}
+	return out, err
+}
+
 func baseName(n uint32) string { return fmt.Sprintf("store/%02x/%08x", n>>8, n) }
 func keysName(n uint32) string { return baseName(n) + ".keys" }
 

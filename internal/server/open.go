@@ -1,0 +1,102 @@
+// Package server starts and stops what an archive needs: the archive itself,
+// its index, its searcher, the local socket, and the doors.
+package server
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/letterhold/letterhold/internal/archive"
+	"github.com/letterhold/letterhold/internal/durable"
+	"github.com/letterhold/letterhold/internal/index"
+	"github.com/letterhold/letterhold/internal/seal"
+	"github.com/letterhold/letterhold/internal/search"
+)
+
+// Credential is the name of the systemd credential that holds a key file.
+const Credential = "letterhold.key"
+
+// Opened is an archive that this process owns, with what follows it.
+type Opened struct {
+	Dir     string
+	Archive *archive.Archive
+	Index   *index.Index
+	Search  *search.Searcher
+
+	folder *durable.Folder
+	unlock func() error
+}
+
+// OpenArchive takes the archive in dir for this process and opens it with the
+// secret.
+func OpenArchive(dir string, secret func() (seal.Secret, error), o archive.Options) (_ *Opened, err error) {
+	if _, err := os.Stat(filepath.Join(dir, "archive.json")); err != nil {
+		if errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("%s: %w", dir, archive.ErrNoArchive)
+		}
+		return nil, err
+	}
+	x := &Opened{Dir: dir}
+	if x.unlock, err = archive.Lock(dir); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			x.Close()
+		}
+	}()
+	if x.folder, err = durable.OpenFolder(dir); err != nil {
+		return nil, err
+	}
+	s, err := secret()
+	if err != nil {
+		return nil, err
+	}
+	ring, _, err := archive.Unlock(x.folder, s)
+	if err != nil {
+		return nil, err
+	}
+	if x.Archive, err = archive.Open(x.folder, ring, o); err != nil {
+		return nil, err
+	}
+	if x.Index, err = index.Open(x.Archive); err != nil {
+		return nil, err
+	}
+	x.Search = search.New(x.Archive, x.Index)
+	return x, nil
+}
+
+// RebuildIndex removes the index and makes it again under a fresh key.
+func (x *Opened) RebuildIndex(who string) error {
+	if err := x.Index.Close(); err != nil {
+		return err
+	}
+	if err := x.Archive.RenewIndex(who); err != nil {
+		return err
+	}
+	var err error
+	if x.Index, err = index.Open(x.Archive); err != nil {
+		return err
+	}
+	x.Search = search.New(x.Archive, x.Index)
+	return nil
+}
+
+// Close closes everything in the right order.
+func (x *Opened) Close() (err error) {
+	if x.Index != nil {
+		err = x.Index.Close()
+	}
+	if x.Archive != nil {
+		err = errors.Join(err, x.Archive.Close())
+	}
+	if x.folder != nil {
+		err = errors.Join(err, x.folder.Close())
+	}
+	if x.unlock != nil {
+		err = errors.Join(err, x.unlock())
+	}
+	return err
+}

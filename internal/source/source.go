@@ -1,0 +1,571 @@
+// Package source is where mail comes from: here files, that is Maildir and
+// Maildir++, mbox, single messages, and ZIP, tar and gzip of these. The kind of
+// a file is told by its content.
+//
+// A walk is in a fixed order, and each item says where it was found, so that a
+// walk can go on behind an item. One item that cannot be read never ends it.
+package source
+
+import (
+	"archive/tar"
+	"archive/zip"
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/letterhold/letterhold/internal/archive"
+	"github.com/letterhold/letterhold/internal/mbox"
+	"github.com/letterhold/letterhold/internal/message"
+)
+
+// Item is something that was met: a message, something skipped by rule, or
+// something that failed.
+type Item struct {
+	Raw      []byte
+	Folder   string
+	Where    string // path, with "!entry" in an archive and "@offset" in an mbox
+	Flags    string
+	Internal time.Time
+	Skip     string // the rule that skipped it
+	Err      error
+}
+
+// Options of a walk.
+type Options struct {
+	Folder string       // put everything below this folder
+	Mbox   mbox.Dialect // of all mbox files
+	After  string       // go on behind the item with this Where
+}
+
+// maxNesting is how deep archives may lie in archives.
+const maxNesting = 3
+
+// errStop ends a walk because the consumer wants no more.
+var errStop = errors.New("stop")
+
+// Files walks paths in order and calls yield for each item until it returns
+// false. The error is the context's.
+func Files(ctx context.Context, paths []string, o Options, yield func(Item) bool) error {
+	w := &walker{ctx: ctx, o: o, yield: yield}
+	err := w.paths(paths)
+	if err == nil && o.After != "" && !w.seen {
+		// The item to go on behind is gone, perhaps renamed: from the start.
+		w.o.After = ""
+		err = w.paths(paths)
+	}
+	if errors.Is(err, errStop) {
+		return nil
+	}
+	return errors.Join(err, ctx.Err())
+}
+
+func (w *walker) paths(paths []string) error {
+	for _, p := range paths {
+		if err := w.path(filepath.Clean(p)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Size is about how many bytes a walk will read, for progress.
+func Size(paths []string) (n int64) {
+	for _, p := range paths {
+		filepath.WalkDir(p, func(_ string, d os.DirEntry, err error) error {
+			if err == nil && d.Type().IsRegular() {
+				if fi, err := d.Info(); err == nil {
+					n += fi.Size()
+				}
+			}
+			return nil
+		})
+	}
+	return n
+}
+
+type walker struct {
+	ctx   context.Context
+	o     Options
+	yield func(Item) bool
+	seen  bool // the item to go on behind has been met
+}
+
+// emit hands an item over, unless it lies before the place to go on behind.
+func (w *walker) emit(i Item) error {
+	if err := w.ctx.Err(); err != nil {
+		return err
+	}
+	if w.skips(i.Where) {
+		return nil
+	}
+	if w.o.Folder != "" {
+		i.Folder = path.Join(w.o.Folder, i.Folder)
+	}
+	if i.Folder == "" || i.Folder == "." {
+		i.Folder = "INBOX"
+	}
+	if !w.yield(i) {
+		return errStop
+	}
+	return nil
+}
+
+// skips tells whether an item was accounted for by an earlier walk.
+func (w *walker) skips(where string) bool {
+	if w.o.After == "" || w.seen {
+		return false
+	}
+	if where == w.o.After {
+		w.seen = true
+	}
+	return true
+}
+
+// before tells whether all of a file lies before the item to go on behind, so
+// that it need not be opened.
+func (w *walker) before(name string) bool {
+	if w.o.After == "" || w.seen {
+		return false
+	}
+	a := w.o.After
+	return !(a == name || strings.HasPrefix(a, name+"/") || strings.HasPrefix(a, name+"!") || strings.HasPrefix(a, name+"@") || strings.HasPrefix(a, name+":"))
+}
+
+func (w *walker) fail(where string, err error) error { return w.emit(Item{Where: where, Err: err}) }
+
+func (w *walker) path(p string) error {
+	fi, err := os.Stat(p)
+	if err != nil {
+		return w.fail(p, err)
+	}
+	if fi.IsDir() {
+		return w.dir(p, "")
+	}
+	return w.file(p, "", fi)
+}
+
+// isMaildir tells a folder that has cur and new.
+func isMaildir(names []os.DirEntry) bool {
+	cur, fresh := false, false
+	for _, e := range names {
+		cur = cur || e.IsDir() && e.Name() == "cur"
+		fresh = fresh || e.IsDir() && e.Name() == "new"
+	}
+	return cur && fresh
+}
+
+// dir walks a folder of the file system; folder is what it is called in the
+// mailbox.
+func (w *walker) dir(p, folder string) error {
+	es, err := os.ReadDir(p)
+	if err != nil {
+		return w.fail(p, err)
+	}
+	maildir := isMaildir(es)
+	if maildir {
+		for _, sub := range []string{"cur", "new"} {
+			if err := w.maildir(filepath.Join(p, sub), folder); err != nil {
+				return err
+			}
+		}
+	}
+	for _, e := range es {
+		name := e.Name()
+		full := filepath.Join(p, name)
+		switch {
+		case w.before(full) || e.Type()&os.ModeSymlink != 0:
+			continue
+		case e.IsDir() && maildir && slices.Contains([]string{"cur", "new", "tmp"}, name):
+			continue
+		case e.IsDir():
+			if name == "__MACOSX" {
+				continue
+			}
+			if err := w.dir(full, subfolder(folder, full, name)); err != nil {
+				return err
+			}
+		case maildir: // the server's own files: indexes, subscriptions
+			continue
+		case e.Type().IsRegular():
+			fi, err := e.Info()
+			if err != nil {
+				err = w.fail(full, err)
+			} else {
+				err = w.file(full, folder, fi)
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// subfolder names a folder of the file system in the mailbox: ".A.B" of
+// Maildir++ is A/B.
+func subfolder(parent, full, name string) string {
+	if strings.HasPrefix(name, ".") && len(name) > 1 {
+		if es, err := os.ReadDir(full); err == nil && isMaildir(es) {
+			name = strings.ReplaceAll(name[1:], ".", "/")
+			if t, ok := decodeUTF7(name); ok {
+				name = t
+			}
+		}
+	}
+	return path.Join(parent, strings.ToValidUTF8(name, "_"))
+}
+
+// maildir walks cur or new: every file is a message.
+func (w *walker) maildir(p, folder string) error {
+	es, err := os.ReadDir(p)
+	if err != nil {
+		return w.fail(p, err)
+	}
+	for _, e := range es {
+		full := filepath.Join(p, e.Name())
+		if !e.Type().IsRegular() || w.before(full) {
+			continue
+		}
+		fi, err := e.Info()
+		if err != nil {
+			if err := w.fail(full, err); err != nil {
+				return err
+			}
+			continue
+		}
+		if w.skips(full) {
+			continue
+		}
+		item := Item{Folder: folder, Where: full, Flags: flags(e.Name()), Internal: fi.ModTime()}
+		item.Raw, item.Err = readWhole(full, fi.Size())
+		if err := w.emit(item); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// flags reads the info part of a Maildir name (cr.yp.to/proto/maildir.html).
+func flags(name string) string {
+	i := strings.LastIndex(name, ":2,")
+	if i < 0 {
+		if i = strings.LastIndex(name, ";2,"); i < 0 {
+			return ""
+		}
+	}
+	var out []string
+	for _, f := range []struct{ c, flag string }{{"S", `\Seen`}, {"R", `\Answered`}, {"F", `\Flagged`}, {"T", `\Deleted`}, {"D", `\Draft`}, {"P", "$Forwarded"}} {
+		if strings.Contains(name[i+3:], f.c) {
+			out = append(out, f.flag)
+		}
+	}
+	return strings.Join(out, " ")
+}
+
+func tooLarge(size int64) error {
+	return fmt.Errorf("%d bytes: larger than the limit of %d MiB for a message", size, archive.MaxMessage>>20)
+}
+
+func readWhole(name string, size int64) ([]byte, error) {
+	if size > archive.MaxMessage {
+		return nil, tooLarge(size)
+	}
+	return os.ReadFile(name)
+}
+
+// kind is what a file is.
+type kind int
+
+const (
+	kindOther kind = iota
+	kindMail
+	kindMbox
+	kindGzip
+	kindZip
+	kindTar
+	kindOutlook
+	kindPST
+)
+
+// sniffed is how much of a file is looked at to tell its kind, in bytes.
+const sniffed = 64 << 10
+
+func sniff(head []byte) kind {
+	switch {
+	case bytes.HasPrefix(head, []byte{0x1f, 0x8b, 8}):
+		return kindGzip
+	case bytes.HasPrefix(head, []byte("PK\x03\x04")), bytes.HasPrefix(head, []byte("PK\x05\x06")):
+		return kindZip
+	case len(head) > 262 && string(head[257:262]) == "ustar":
+		return kindTar
+	case bytes.HasPrefix(head, []byte("\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1")):
+		return kindOutlook
+	case bytes.HasPrefix(head, []byte("!BDN")):
+		return kindPST
+	}
+	line, _, _ := bytes.Cut(head, []byte("\n"))
+	if mbox.IsSeparator(line) {
+		return kindMbox
+	}
+	if message.LooksLikeMail(head) {
+		return kindMail
+	}
+	return kindOther
+}
+
+// named tells what a file name claims, for content that says nothing.
+func named(name string) bool {
+	switch strings.ToLower(filepath.Ext(name)) {
+	case ".eml", ".mail", ".rfc822":
+		return true
+	}
+	return false
+}
+
+func (w *walker) file(p, folder string, fi os.FileInfo) error {
+	base := filepath.Base(p)
+	if strings.HasPrefix(base, "._") || base == ".DS_Store" || base == "Thumbs.db" {
+		return w.emit(Item{Where: p, Skip: "not mail (a file of the operating system)"})
+	}
+	f, err := os.Open(p)
+	if err != nil {
+		return w.fail(p, err)
+	}
+	defer f.Close()
+	if zr, ok := w.zip(f, fi.Size()); ok {
+		return w.zipFile(zr, p, folder, 1)
+	}
+	again := func() (io.ReadCloser, error) { return os.Open(p) }
+	return w.stream(f, again, entry{where: p, name: base, folder: folder, size: fi.Size(), time: fi.ModTime()}, 1)
+}
+
+// entry is a file, or a file in an archive.
+type entry struct {
+	where, name, folder string
+	size                int64
+	time                time.Time
+}
+
+// stream reads one file of unknown kind. again opens it a second time; it is
+// nil where that cannot be done.
+func (w *walker) stream(r io.Reader, again func() (io.ReadCloser, error), e entry, depth int) error {
+	br := bufio.NewReaderSize(r, sniffed)
+	head, err := br.Peek(sniffed)
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, bufio.ErrBufferFull) {
+		return w.fail(e.where, err)
+	}
+	if depth > maxNesting {
+		return w.emit(Item{Where: e.where, Skip: fmt.Sprintf("archives nested more than %d deep", maxNesting)})
+	}
+	switch k := sniff(head); k {
+	case kindGzip:
+		return w.gzip(br, again, e, depth)
+	case kindTar:
+		return w.tar(tar.NewReader(br), e, depth)
+	case kindZip:
+		return w.zipStream(br, e, depth)
+	case kindMbox:
+		return w.mbox(br, again, e)
+	case kindOutlook:
+		return w.emit(Item{Where: e.where, Skip: "an Outlook or Office file; these are not read yet"})
+	case kindPST:
+		return w.emit(Item{Where: e.where, Skip: "an Outlook PST file; these are not read yet"})
+	case kindOther:
+		if !named(e.name) {
+			return w.emit(Item{Where: e.where, Skip: "not mail"})
+		}
+	}
+	item := Item{Folder: e.folder, Where: e.where, Internal: e.time}
+	if item.Raw, err = io.ReadAll(io.LimitReader(br, archive.MaxMessage+1)); err != nil {
+		item.Err = err
+	} else if len(item.Raw) > archive.MaxMessage {
+		item.Raw, item.Err = nil, tooLarge(int64(len(item.Raw)))
+	}
+	return w.emit(item)
+}
+
+func (w *walker) gzip(br io.Reader, again func() (io.ReadCloser, error), e entry, depth int) error {
+	zr, err := gzip.NewReader(br)
+	if err != nil {
+		return w.fail(e.where, err)
+	}
+	if again != nil {
+		plain := again
+		again = func() (io.ReadCloser, error) {
+			f, err := plain()
+			if err != nil {
+				return nil, err
+			}
+			zr, err := gzip.NewReader(f)
+			return struct {
+				io.Reader
+				io.Closer
+			}{zr, f}, err
+		}
+	}
+	e.name = strings.TrimSuffix(e.name, ".gz")
+	return w.stream(zr, again, e, depth+1)
+}
+
+func (w *walker) tar(tr *tar.Reader, e entry, depth int) error {
+	for {
+		h, err := tr.Next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return w.fail(e.where, fmt.Errorf("tar: %w", err))
+		}
+		if h.Typeflag != tar.TypeReg {
+			continue
+		}
+		if err := w.inside(e, h.Name, h.Size, h.ModTime, tr, nil, depth); err != nil {
+			return err
+		}
+	}
+}
+
+// inside reads one entry of an archive.
+func (w *walker) inside(e entry, name string, size int64, mtime time.Time, r io.Reader, again func() (io.ReadCloser, error), depth int) error {
+	name = path.Clean("/" + strings.ReplaceAll(strings.ToValidUTF8(name, "_"), `\`, "/"))[1:]
+	where := e.where + "!" + name
+	if w.before(where) {
+		return nil
+	}
+	base := path.Base(name)
+	if strings.HasPrefix(base, "._") || strings.HasPrefix(name, "__MACOSX/") || base == ".DS_Store" {
+		return w.emit(Item{Where: where, Skip: "not mail (a file of the operating system)"})
+	}
+	in := entry{where: where, name: base, size: size, time: mtime}
+	in.folder = path.Join(e.folder, archiveFolder(path.Dir(name)))
+	if d := path.Base(path.Dir(name)); d == "cur" || d == "new" { // a Maildir
+		item := Item{Folder: in.folder, Where: where, Flags: flags(base), Internal: mtime}
+		item.Raw, item.Err = io.ReadAll(io.LimitReader(r, archive.MaxMessage+1))
+		if len(item.Raw) > archive.MaxMessage {
+			item.Raw, item.Err = nil, tooLarge(size)
+		}
+		return w.emit(item)
+	}
+	return w.stream(r, again, in, depth+1)
+}
+
+// archiveFolder names the folder of an entry: Maildir parts are left out.
+func archiveFolder(dir string) string {
+	if dir == "." {
+		return ""
+	}
+	if b := path.Base(dir); b == "cur" || b == "new" {
+		if dir = path.Dir(dir); dir == "." {
+			return ""
+		}
+		if b := path.Base(dir); strings.HasPrefix(b, ".") {
+			return path.Join(path.Dir(dir), strings.ReplaceAll(b[1:], ".", "/"))
+		}
+	}
+	return dir
+}
+
+// mbox reads all messages of an mbox.
+func (w *walker) mbox(r io.Reader, again func() (io.ReadCloser, error), e entry) error {
+	dialect := w.o.Mbox
+	if dialect == mbox.Auto && again != nil {
+		f, err := again()
+		if err != nil {
+			return w.fail(e.where, err)
+		}
+		rd, err := mbox.ShowsRD(f)
+		f.Close()
+		if err == nil && rd {
+			dialect = mbox.RD
+		}
+	}
+	folder := e.folder
+	if n := strings.TrimSuffix(strings.TrimSuffix(e.name, ".mbox"), ".mbx"); n != "" && !strings.EqualFold(n, "inbox") && !strings.EqualFold(filepath.Ext(n), ".eml") {
+		folder = path.Join(folder, strings.ToValidUTF8(n, "_"))
+	}
+	mr := mbox.NewReader(r, dialect, archive.MaxMessage)
+	for {
+		m, err := mr.Next()
+		if err == io.EOF {
+			return nil
+		}
+		if m == nil {
+			return w.fail(e.where, err)
+		}
+		item := Item{Raw: m.Raw, Folder: folder, Where: fmt.Sprintf("%s@%d", e.where, m.Offset), Internal: m.Date, Err: err}
+		if err := w.emit(item); err != nil {
+			return err
+		}
+		if err != nil && !errors.Is(err, mbox.ErrTooLarge) {
+			return nil
+		}
+	}
+}
+
+func (w *walker) zip(f *os.File, size int64) (*zip.Reader, bool) {
+	head := make([]byte, 4)
+	if n, _ := f.ReadAt(head, 0); n < 4 || sniff(head) != kindZip {
+		return nil, false
+	}
+	zr, err := zip.NewReader(f, size)
+	return zr, err == nil
+}
+
+func (w *walker) zipFile(zr *zip.Reader, where, folder string, depth int) error {
+	for _, f := range zr.File {
+		if f.FileInfo().IsDir() || !f.Mode().IsRegular() {
+			continue
+		}
+		r, err := f.Open()
+		if err != nil {
+			if err := w.fail(where+"!"+f.Name, err); err != nil {
+				return err
+			}
+			continue
+		}
+		err = w.inside(entry{where: where, folder: folder}, f.Name, int64(f.UncompressedSize64), f.Modified, r, func() (io.ReadCloser, error) { return f.Open() }, depth)
+		r.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// maxInnerZip is how large a ZIP inside another archive may be, in bytes: it
+// must be held in memory, because its directory is at its end.
+const maxInnerZip = 64 << 20
+
+func (w *walker) zipStream(r io.Reader, e entry, depth int) error {
+	b, err := io.ReadAll(io.LimitReader(r, maxInnerZip+1))
+	if err != nil {
+		return w.fail(e.where, err)
+	}
+	if len(b) > maxInnerZip {
+		return w.fail(e.where, fmt.Errorf("a ZIP of more than %d MiB inside another archive; unpack it and import it by itself", maxInnerZip>>20))
+	}
+	zr, err := zip.NewReader(bytes.NewReader(b), int64(len(b)))
+	if err != nil {
+		return w.fail(e.where, fmt.Errorf("ZIP: %w", err))
+	}
+	return w.zipFile(zr, e.where, e.folder, depth+1)
+}
+
+// decodeUTF7 decodes a folder name of Maildir++ (RFC 3501, 5.1.3).
+func decodeUTF7(s string) (string, bool) {
+	if !strings.Contains(s, "&") {
+		return s, true
+	}
+	text, _ := message.DecodeCharset([]byte(strings.NewReplacer("+", "+-", "&", "+", ",", "/").Replace(s)), "utf-7")
+	return text, !strings.ContainsRune(text, 0xFFFD)
+}
