@@ -114,6 +114,7 @@ func mails() map[string][]byte {
 		"small base64": []byte(head + "Content-Transfer-Encoding: base64\n\n" + b64(3, 300, 60, "\n") + "\n\n\n"),
 		"bad base64":   []byte(head + "Content-Transfer-Encoding: base64\nContent-Type: application/x\n\n" + b64(3, 20_000, 60, "\n") + "!!\n"),
 		"8bit part":    append([]byte(head+"Content-Type: application/octet-stream\n\n"), noise(4, 50_000)...),
+		"chunks":       append([]byte(head+"Content-Type: application/octet-stream\n\n"), noise(6, 200_000)...),
 		"embedded":     []byte(head + "Content-Type: message/rfc822\n\n" + head + "Content-Transfer-Encoding: base64\nContent-Type: image/png\n\n" + b64(5, 12_000, 76, "\n")),
 		"long line":    []byte(head + "\n" + strings.Repeat("x", 1<<20)),
 	}

@@ -147,7 +147,13 @@ func (s *Store) Seal(t seal.Type, content []byte, sum [32]byte) Sealed {
 // open returns the content of an object from its ciphertext and checks it
 // against its id.
 func (s *Store) open(e *pack.Entry, sealed []byte) ([]byte, error) {
-	data, err := seal.Open(sealed[seal.Commitment:seal.Commitment], e.Key, objectContext(s.context, e.Type, e.ID), sealed)
+	var dst []byte
+	if len(sealed) <= seal.Commitment+seal.Chunk+seal.Tag {
+		dst = sealed[seal.Commitment:seal.Commitment] // a single chunk opens in place
+	} else {
+		dst = make([]byte, 0, len(sealed))
+	}
+	data, err := seal.Open(dst, e.Key, objectContext(s.context, e.Type, e.ID), sealed)
 	if err != nil {
 		return nil, fmt.Errorf("object %s: %w", e.ID, ErrDamaged)
 	}
