@@ -1,9 +1,427 @@
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
 
-func serveCmd(e *env) *cobra.Command  { return &cobra.Command{Use: "serve"} }
-func unlockCmd(e *env) *cobra.Command { return &cobra.Command{Use: "unlock"} }
-func tryCmd(e *env) *cobra.Command    { return &cobra.Command{Use: "try"} }
-func doctorCmd(e *env) *cobra.Command { return &cobra.Command{Use: "doctor"} }
-func configCmd(e *env) *cobra.Command { return &cobra.Command{Use: "config"} }
+	"github.com/BurntSushi/toml"
+	"github.com/spf13/cobra"
+
+	"github.com/letterhold/letterhold/internal/archive"
+	"github.com/letterhold/letterhold/internal/catalog"
+	"github.com/letterhold/letterhold/internal/ingest"
+	"github.com/letterhold/letterhold/internal/sample"
+	"github.com/letterhold/letterhold/internal/seal"
+	"github.com/letterhold/letterhold/internal/server"
+)
+
+// defaultHTTPS is where the server listens; 443 needs a privilege that it
+// should not have.
+const defaultHTTPS = ":8443"
+
+func serveCmd(e *env) *cobra.Command {
+	var https, config string
+	c := &cobra.Command{
+		Use:   "serve",
+		Short: "Serve the archive over HTTPS",
+		Long: `Serves the archive over HTTPS (TLS 1.3) with a certificate of its own internal
+CA, follows mail with the index, and verifies everything every 30 days. Without
+a key it starts locked: it shows the unlock page only.
+
+Command lines that name an archive which is being served are run by the server,
+through a local socket.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			conf, err := e.config(config)
+			if err != nil {
+				return err
+			}
+			if !c.Flags().Changed("https") && conf.HTTPS != "" {
+				https = conf.HTTPS
+			}
+			if e.dir == "" {
+				e.dir = conf.Archive
+			}
+			if e.keyFile == "" {
+				e.keyFile = conf.KeyFile
+			}
+			return e.serve(c.Context(), https, conf.level())
+		},
+	}
+	c.Flags().StringVar(&https, "https", defaultHTTPS, "address to listen on")
+	c.Flags().StringVar(&config, "config", e.getenv("LETTERHOLD_CONFIG"), "configuration file, letterhold.toml (LETTERHOLD_CONFIG)")
+	return c
+}
+
+func (e *env) serve(ctx context.Context, https string, level slog.Level) error {
+	if e.open != nil {
+		return errors.New("the archive is being served already")
+	}
+	dir, err := e.archiveDir()
+	if err != nil {
+		return err
+	}
+	log := slog.New(slog.NewTextHandler(e.stderr, &slog.HandlerOptions{Level: level}))
+	o := server.Options{HTTPS: https, Log: log, Execute: e.execute, Ready: func(url string) { e.printf("ready %s\n", url) }}
+	open := func(s seal.Secret) (*server.Opened, error) {
+		return server.OpenArchive(dir, func() (seal.Secret, error) { return s, nil }, archive.Options{Log: log})
+	}
+	secret, err := e.secret()
+	if err != nil {
+		if e.keyFile != "" || e.passphraseFile != "" {
+			return err
+		}
+		if _, serr := os.Stat(filepath.Join(dir, "archive.json")); serr != nil {
+			return noArchive(serr)
+		}
+		s, err := server.NewLocked(dir, o, open)
+		if err != nil {
+			return err
+		}
+		e.printf("locked: no key was given\nunlock with: letterhold --archive %s unlock --key-file F\n", dir)
+		return s.Run(ctx)
+	}
+	x, err := open(secret)
+	if err != nil {
+		return err
+	}
+	e.sayRecovered(x.Archive.Recovered)
+	s, err := server.New(x, o)
+	if err != nil {
+		return errors.Join(err, x.Close())
+	}
+	e.printf("certificate of the internal CA, SHA-256: %s\n", s.Fingerprint())
+	return s.Run(ctx)
+}
+
+// execute runs the command lines of the local socket inside the server.
+func (e *env) execute(o *server.Opened) server.Execute {
+	return func(ctx context.Context, c server.Call, stdin io.Reader, stdout, stderr io.Writer) int {
+		inner := &env{stdin: stdin, stdout: stdout, stderr: stderr, getenv: func(string) string { return "" }, cwd: c.Dir, width: c.Width, open: o}
+		return run(ctx, inner, c.Args)
+	}
+}
+
+func unlockCmd(e *env) *cobra.Command {
+	return &cobra.Command{
+		Use: "unlock", Short: "Unlock a server that was started without a key", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if e.open != nil {
+				e.printf("The server is not locked.\n")
+				return nil
+			}
+			dir, err := e.archiveDir()
+			if err != nil {
+				return err
+			}
+			var b []byte
+			switch {
+			case e.keyFile != "":
+				b, err = os.ReadFile(e.path(e.keyFile))
+			case e.passphraseFile != "":
+				b, err = os.ReadFile(e.path(e.passphraseFile))
+			default:
+				err = usage("unlock: name the key with --key-file F or --passphrase-file F")
+			}
+			if err != nil {
+				return err
+			}
+			code, err := server.Forward(c.Context(), dir, server.Call{Args: []string{server.UnlockCall}}, strings.NewReader(string(b)), e.stdout, e.stderr)
+			if err != nil {
+				return hint(err, "start it with: letterhold --archive %s serve", dir)
+			}
+			if code != 0 {
+				return codeError(code)
+			}
+			e.printf("unlocked\n")
+			return nil
+		},
+	}
+}
+
+func tryCmd(e *env) *cobra.Command {
+	var dir, https string
+	c := &cobra.Command{
+		Use:   "try [PATH...]",
+		Short: "Make an archive, import mail (or a sample), and serve it",
+		Long: `Makes an archive in a new folder, imports the mail given as arguments (Maildir,
+mbox, EML, ZIP, folders of them) or a sample mailbox of 500 invented messages,
+serves it over HTTPS, and prints a one-time sign-in link. When it is started
+again with the same folder it goes on with the archive that is there.
+
+The key file lies beside the folder (DIR.key). That is for trying: for real mail
+keep the key on another device.`,
+		RunE: func(c *cobra.Command, args []string) error { return e.try(c.Context(), e.path(dir), https, args) },
+	}
+	c.Flags().StringVar(&dir, "dir", "letterhold-try", "folder to make the archive in")
+	c.Flags().StringVar(&https, "https", "localhost:8443", "address to listen on")
+	return c
+}
+
+func (e *env) try(ctx context.Context, dir, https string, paths []string) error {
+	e.dir = dir
+	if e.keyFile == "" {
+		e.keyFile = dir + ".key"
+	}
+	fresh := false
+	if _, err := os.Stat(filepath.Join(dir, "archive.json")); errors.Is(err, os.ErrNotExist) {
+		s, err := makeKeyFile(e.path(e.keyFile), dir)
+		if err != nil {
+			return err
+		}
+		_, words, err := createArchive(dir, []seal.Secret{s})
+		if err != nil {
+			return err
+		}
+		e.printf("Archive made in %s, its key in %s.\n\n", dir, e.path(e.keyFile))
+		e.printWords(words)
+		e.printf("\n")
+		fresh = true
+	}
+	log := slog.New(slog.NewTextHandler(e.stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	x, err := server.OpenArchive(dir, e.secret, archive.Options{Log: log})
+	if err != nil {
+		return err
+	}
+	if err := e.tryImport(ctx, x, fresh, paths); err != nil {
+		return errors.Join(err, x.Close())
+	}
+	mailbox, err := x.Archive.Mailbox(ctx, "me", keyOwner)
+	if err != nil {
+		return errors.Join(err, x.Close())
+	}
+	var s *server.Server
+	s, err = server.New(x, server.Options{HTTPS: https, Log: log, Execute: e.execute, Ready: func(url string) {
+		link, err := s.Link(url, mailbox)
+		if err != nil {
+			fmt.Fprintf(e.stderr, "letterhold: no sign-in link: %v\n", err)
+			return
+		}
+		e.printf("ready %s\n", url)
+		e.printf("link %s\n", link)
+		e.printf("The link makes your account; it can be used once, within 15 minutes.\nYour browser does not know the archive's own CA and warns. Its certificate has this SHA-256:\n%s\nStop with Ctrl-C.\n", s.Fingerprint())
+	}})
+	if err != nil {
+		return errors.Join(err, x.Close())
+	}
+	return s.Run(ctx)
+}
+
+func (e *env) tryImport(ctx context.Context, x *server.Opened, fresh bool, paths []string) error {
+	if len(paths) > 0 {
+		im := ingest.Import{Mailbox: "me", Who: keyOwner}
+		for _, p := range paths {
+			im.Paths = append(im.Paths, e.path(p))
+		}
+		err := e.importPaths(ctx, x, im, false)
+		if c := codeError(0); errors.As(err, &c) && c == exitPartial {
+			return nil // the report said what failed
+		}
+		return err
+	}
+	if !fresh {
+		return nil
+	}
+	mb, err := x.Archive.Mailbox(ctx, "me", keyOwner)
+	if err != nil {
+		return err
+	}
+	var failed error
+	n := 0
+	for m := range sample.Mailbox(x.Archive.Now()) {
+		n++
+		from := archive.Provenance{Mailbox: mb, Folder: m.Folder, Source: "sample", Where: fmt.Sprint(n), Flags: m.Flags}
+		if err := x.Archive.Enqueue(ctx, m.Raw, from, func(_ archive.Result, err error) {
+			if err != nil {
+				failed = err
+			}
+		}); err != nil {
+			return err
+		}
+	}
+	if err := errors.Join(x.Archive.Flush(ctx), failed, x.Index.Wait(ctx)); err != nil {
+		return err
+	}
+	e.printf("%d invented messages imported.\n", n)
+	return nil
+}
+
+// settings is letterhold.toml: what is needed to start. Everything else is in
+// the archive.
+type settings struct {
+	Archive string `toml:"archive"`
+	HTTPS   string `toml:"https"`
+	KeyFile string `toml:"key_file"`
+	Log     string `toml:"log"`
+}
+
+var defaults = settings{HTTPS: defaultHTTPS, Log: "info"}
+
+func (s settings) level() slog.Level {
+	var l slog.Level
+	if l.UnmarshalText([]byte(s.Log)) != nil {
+		return slog.LevelInfo
+	}
+	return l
+}
+
+// keys are the keys of letterhold.toml with default and text.
+var keys = []struct{ name, def, text string }{
+	{"archive", "", "folder of the archive (LETTERHOLD_ARCHIVE)"},
+	{"https", defaultHTTPS, "address to listen on, TLS 1.3 only"},
+	{"key_file", "", "key file that opens the archive (LETTERHOLD_KEY_FILE); without it the server starts locked, unless systemd hands over the credential " + server.Credential},
+	{"log", "info", "least severity that is logged: debug, info, warn, error"},
+}
+
+func (e *env) config(name string) (settings, error) {
+	s := defaults
+	if name == "" {
+		return s, nil
+	}
+	meta, err := toml.DecodeFile(e.path(name), &s)
+	if err != nil {
+		return s, fmt.Errorf("configuration: %w", err)
+	}
+	for _, k := range meta.Undecoded() {
+		return s, hint(usage("configuration %s: unknown key %q", name, k), "did you mean %q? `letterhold config` prints every key", nearest(k.String()))
+	}
+	if s.Log != "" {
+		var l slog.Level
+		if l.UnmarshalText([]byte(s.Log)) != nil {
+			return s, usage("configuration %s: log = %q: it is debug, info, warn or error", name, s.Log)
+		}
+	}
+	return s, nil
+}
+
+// nearest is the key that shares most letters with an unknown one.
+func nearest(unknown string) string {
+	best, most := keys[0].name, -1
+	for _, k := range keys {
+		n := 0
+		for _, c := range k.name {
+			if strings.ContainsRune(unknown, c) {
+				n++
+			}
+		}
+		if n > most {
+			best, most = k.name, n
+		}
+	}
+	return best
+}
+
+func configCmd(e *env) *cobra.Command {
+	var js bool
+	c := &cobra.Command{
+		Use: "config", Short: "Print every key of letterhold.toml with its default", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if js {
+				out := []map[string]string{}
+				for _, k := range keys {
+					out = append(out, map[string]string{"key": k.name, "default": k.def, "text": k.text})
+				}
+				return e.printJSON(map[string]any{"keys": out})
+			}
+			for _, k := range keys {
+				v, err := json.Marshal(k.def)
+				if err != nil {
+					return err
+				}
+				e.printf("# %s\n# %s = %s\n\n", k.text, k.name, v)
+			}
+			return nil
+		},
+	}
+	c.Flags().BoolVar(&js, "json", false, "print JSON")
+	return c
+}
+
+func doctorCmd(e *env) *cobra.Command {
+	var js bool
+	c := &cobra.Command{
+		Use: "doctor", Short: "Look for what is weak or wrong around the archive", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			dir, err := e.archiveDir()
+			if err != nil {
+				return err
+			}
+			return e.with(c.Context(), func(o *server.Opened) error { return e.doctor(c.Context(), o, dir, js) })
+		},
+	}
+	c.Flags().BoolVar(&js, "json", false, "print JSON")
+	return c
+}
+
+type findingJSON struct {
+	ID    string `json:"id"`
+	State string `json:"state"`
+	What  string `json:"what"`
+	Fix   string `json:"fix"`
+}
+
+func (e *env) doctor(ctx context.Context, o *server.Opened, dir string, js bool) error {
+	out := []findingJSON{}
+	add := func(id, state, what, fix string) { out = append(out, findingJSON{id, state, what, fix}) }
+	if fi, err := os.Stat(dir); err == nil && fi.Mode().Perm()&0o077 != 0 {
+		add("REST-MODE-01", "Warning", fmt.Sprintf("the archive's folder is open to others (mode %o)", fi.Mode().Perm()), "chmod 700 "+dir)
+	}
+	if e.keyFile != "" {
+		if fi, err := os.Stat(e.path(e.keyFile)); err == nil && fi.Mode().Perm()&0o077 != 0 {
+			add("REST-KEY-01", "Warning", fmt.Sprintf("the key file is open to others (mode %o)", fi.Mode().Perm()), "chmod 400 "+e.path(e.keyFile))
+		}
+		if sameDevice(dir, e.path(e.keyFile)) {
+			add("REST-KEY-02", "Information", "the key file lies on the same device as the archive: whoever takes the disk has both", "keep it on another device, or use a systemd credential or a passphrase")
+		}
+	}
+	slots := o.Archive.Slots()
+	if !slices.ContainsFunc(slots, func(s seal.Slot) bool { return s.Kind == seal.KindRecovery }) {
+		add("REST-SLOT-01", "Warning", "there is no recovery key: if the key is lost, so is the mail", "letterhold key rotate --root prints a new one")
+	}
+	if behind, err := o.Index.Behind(ctx); err != nil {
+		add("IDX-01", "Critical", "the index does not follow: "+err.Error(), "letterhold repair index")
+	} else if behind > 0 {
+		add("IDX-02", "Information", fmt.Sprintf("%d changes are not searchable yet", behind), "the index is catching up")
+	}
+	var runs []catalog.Run
+	var verified string
+	if err := o.Archive.State().View(ctx, func(v catalog.View) (err error) {
+		if runs, err = v.Runs(20); err != nil {
+			return err
+		}
+		verified, err = v.Setting("verified")
+		return err
+	}); err != nil {
+		return err
+	}
+	for _, r := range runs {
+		switch r.State {
+		case catalog.RunRunning:
+			add("RUN-01", "Warning", fmt.Sprintf("the import begun %s has not ended", r.Started.Format(time.RFC3339)), "start the same import again; it goes on where it was")
+		case catalog.RunPartial, catalog.RunFailed:
+			add("RUN-02", "Warning", fmt.Sprintf("the import of %s left %d messages out", r.Started.Format(time.RFC3339), r.Failed), "its report names them; import them again")
+		}
+	}
+	if verified == "" && o.Archive.Now().Sub(o.Archive.About().Created) > 31*24*time.Hour {
+		add("EV-VER-01", "Warning", "the archive has never been verified", "letterhold verify")
+	}
+	if js {
+		return e.printJSON(map[string]any{"findings": out})
+	}
+	for _, f := range out {
+		e.printf("%-11s %s: %s\n            %s\n", f.State, f.ID, f.What, f.Fix)
+	}
+	if len(out) == 0 {
+		e.printf("Nothing found.\n")
+	}
+	return nil
+}

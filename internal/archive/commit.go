@@ -334,3 +334,6 @@ func (a *Archive) resign(state, keys uint64) error {
 	}
 	return a.ledger.Sign(extension(a.store.Position(), state, keys))
 }
+
+// ContentActs are the acts of a key owner who read mail at the machine.
+var ContentActs = []string{"searched as key owner", "message read as key owner", "exported as key owner"}

@@ -247,7 +247,7 @@ func Text(m *message.Message, p *message.Part) string {
 	charset := p.Params["charset"]
 	if p.Type == "text/html" {
 		if charset == "" {
-			charset = metaCharset(b)
+			charset = MetaCharset(b)
 		}
 		s, _ := message.DecodeCharset(b, charset)
 		return FromHTML(s)
@@ -260,8 +260,8 @@ func Text(m *message.Message, p *message.Part) string {
 	return s
 }
 
-// metaCharset looks for a charset in the first KiB of an HTML document.
-func metaCharset(b []byte) string {
+// MetaCharset looks for a charset in the first KiB of an HTML document.
+func MetaCharset(b []byte) string {
 	b = bytes.ToLower(b[:min(len(b), 1024)])
 	i := bytes.Index(b, []byte("charset="))
 	if i < 0 {

@@ -245,7 +245,7 @@ func Forward(ctx context.Context, dir string, call Call, stdin io.Reader, stdout
 // readsInput tells a command line that reads standard input: it names "-".
 func readsInput(args []string) bool {
 	for _, a := range args {
-		if a == "-" {
+		if a == "-" || a == UnlockCall {
 			return true
 		}
 	}

@@ -1,0 +1,6 @@
+package main
+
+import "path/filepath"
+
+// sameDevice tells whether two files lie on one volume.
+func sameDevice(a, b string) bool { return filepath.VolumeName(a) == filepath.VolumeName(b) }

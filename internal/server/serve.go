@@ -1,0 +1,317 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/letterhold/letterhold/internal/archive"
+	"github.com/letterhold/letterhold/internal/auth"
+	"github.com/letterhold/letterhold/internal/catalog"
+	"github.com/letterhold/letterhold/internal/seal"
+	"github.com/letterhold/letterhold/internal/tlsconf"
+	"github.com/letterhold/letterhold/internal/web"
+)
+
+// Options of a server.
+type Options struct {
+	HTTPS   string // address to listen on
+	Log     *slog.Logger
+	Execute func(o *Opened) Execute // runs command lines of the local socket
+	// Ready is called with the address once connections are accepted.
+	Ready func(url string)
+}
+
+// Server is a running server.
+type Server struct {
+	dir    string
+	o      Options
+	opened atomic.Pointer[Opened] // nil: locked
+	door   atomic.Pointer[http.Handler]
+	auth   *auth.Auth
+	ca     *tlsconf.CA
+	cert   atomic.Pointer[tls.Certificate]
+	open   func(seal.Secret) (*Opened, error)
+}
+
+// hosts are the names that the server's certificate is for.
+func hosts(listen string) []string {
+	names := []string{"localhost"}
+	if h, _, err := net.SplitHostPort(listen); err == nil && h != "" && h != "localhost" && !net.ParseIP(h).IsUnspecified() {
+		names = append(names, h)
+	}
+	if h, err := os.Hostname(); err == nil && h != "" && h != "localhost" {
+		names = append(names, h)
+	}
+	return append(names, "127.0.0.1", "::1")
+}
+
+// New returns the server of an archive that is open.
+func New(x *Opened, o Options) (*Server, error) {
+	s := &Server{dir: x.Dir, o: o}
+	return s, s.enter(x)
+}
+
+// NewLocked returns the server of an archive that nobody has opened yet: it
+// answers with the unlock page only. open opens it with a secret.
+func NewLocked(dir string, o Options, open func(seal.Secret) (*Opened, error)) (*Server, error) {
+	s := &Server{dir: dir, o: o, open: open}
+	// The archive's own CA is sealed; until then a key of this process serves.
+	ca, _, err := tlsconf.NewCA("(locked)", time.Now())
+	if err != nil {
+		return nil, err
+	}
+	if err := s.certify(ca); err != nil {
+		return nil, err
+	}
+	var h http.Handler = web.Locked(func(passphrase string) error {
+		secret, err := seal.Passphrase(passphrase)
+		if err != nil {
+			return err
+		}
+		return s.Unlock(secret, open)
+	})
+	s.door.Store(&h)
+	return s, nil
+}
+
+// Unlock opens a locked server with a secret.
+func (s *Server) Unlock(secret seal.Secret, open func(seal.Secret) (*Opened, error)) error {
+	if s.opened.Load() != nil {
+		return nil
+	}
+	x, err := open(secret)
+	if err != nil {
+		return err
+	}
+	if err := s.enter(x); err != nil {
+		return errors.Join(err, x.Close())
+	}
+	return nil
+}
+
+// Locked tells whether nobody has opened the archive.
+func (s *Server) Locked() bool { return s.opened.Load() == nil }
+
+func (s *Server) certify(ca *tlsconf.CA) error {
+	cert, err := ca.Issue(hosts(s.o.HTTPS), time.Now())
+	if err != nil {
+		return err
+	}
+	s.ca = ca
+	s.cert.Store(&cert)
+	return nil
+}
+
+// enter puts the doors in front of an archive.
+func (s *Server) enter(x *Opened) error {
+	ca, err := archiveCA(x.Archive)
+	if err != nil {
+		return fmt.Errorf("internal CA: %w", err)
+	}
+	if err := s.certify(ca); err != nil {
+		return err
+	}
+	s.auth = auth.New(x.Archive)
+	w, err := web.New(x.Archive, x.Search, s.auth, web.Options{Log: s.o.Log, CA: ca.PEM()})
+	if err != nil {
+		return err
+	}
+	var h http.Handler = w
+	s.door.Store(&h)
+	s.opened.Store(x)
+	return nil
+}
+
+const caSecret = "internal CA"
+
+// archiveCA returns the archive's CA and makes it at the first start. Its key
+// is sealed in state.db.
+func archiveCA(a *archive.Archive) (*tlsconf.CA, error) {
+	key := a.Key(seal.PurposeSecret).Key
+	var box []byte
+	err := a.State().View(context.Background(), func(v catalog.View) (err error) {
+		box, err = v.Secret(caSecret)
+		return err
+	})
+	if err == nil {
+		plain, err := seal.OpenBox(key, []byte(caSecret), box)
+		if err != nil {
+			return nil, err
+		}
+		return tlsconf.ParseCA(plain)
+	}
+	if !errors.Is(err, catalog.ErrNotFound) {
+		return nil, err
+	}
+	ca, secret, err := tlsconf.NewCA(a.ID(), a.Now())
+	if err != nil {
+		return nil, err
+	}
+	return ca, a.Change(archive.Act{What: "internal CA made", Who: "server", Of: ca.Fingerprint()}, func(t catalog.Tx) error {
+		return t.SetSecret(caSecret, seal.SealBox(key, []byte(caSecret), secret))
+	})
+}
+
+// Fingerprint is that of the CA that vouches for the server.
+func (s *Server) Fingerprint() string { return s.ca.Fingerprint() }
+
+// Link makes a one-time sign-in link for a mailbox.
+func (s *Server) Link(base string, mailbox int64) (string, error) {
+	secret, err := s.auth.NewLink(mailbox)
+	return base + "/welcome?t=" + secret, err
+}
+
+// Run serves until ctx ends, then stops in order.
+func (s *Server) Run(ctx context.Context) error {
+	defer func() {
+		if x := s.opened.Load(); x != nil {
+			x.Close()
+		}
+	}()
+	path, err := SocketPath(s.dir)
+	if err != nil {
+		return err
+	}
+	stopSocket, err := listenSocket(ctx, path, s.execute)
+	if err != nil {
+		return err
+	}
+	defer stopSocket()
+	defer os.Remove(path)
+	l, err := net.Listen("tcp", s.o.HTTPS)
+	if err != nil {
+		return fmt.Errorf("listen on %s: %w", s.o.HTTPS, err)
+	}
+	conf := tlsconf.Server(*s.cert.Load())
+	conf.Certificates = nil
+	conf.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.cert.Load(), nil }
+	hs := web.Server(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { (*s.door.Load()).ServeHTTP(w, r) }), s.o.Log)
+	go s.verifyMonthly(ctx)
+	failed := make(chan error, 1)
+	go func() { failed <- hs.Serve(tls.NewListener(l, conf)) }()
+	if s.o.Ready != nil {
+		s.o.Ready(s.url(l.Addr()))
+	}
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+	}
+	stop, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	return hs.Shutdown(stop)
+}
+
+// url is how a browser on this machine reaches the server.
+func (s *Server) url(a net.Addr) string {
+	host, _, err := net.SplitHostPort(s.o.HTTPS)
+	_, port, _ := net.SplitHostPort(a.String())
+	if err != nil || host == "" || net.ParseIP(host).IsUnspecified() {
+		host = "localhost"
+	}
+	if port == "443" {
+		return "https://" + host
+	}
+	return "https://" + net.JoinHostPort(host, port)
+}
+
+func (s *Server) execute(ctx context.Context, c Call, stdin io.Reader, stdout, stderr io.Writer) int {
+	x := s.opened.Load()
+	if x == nil && len(c.Args) > 0 && c.Args[0] == UnlockCall {
+		return s.unlockCall(stdin, stderr)
+	}
+	if x == nil {
+		fmt.Fprintln(stderr, "letterhold: the server is locked\nhint: letterhold unlock --key-file F")
+		return 1
+	}
+	return s.o.Execute(x)(ctx, c, stdin, stdout, stderr)
+}
+
+// UnlockCall is the first argument of the call that unlocks; the second is the
+// kind of the secret, which comes on standard input.
+const UnlockCall = "unlock-with"
+
+func (s *Server) unlockCall(stdin io.Reader, stderr io.Writer) int {
+	b, err := io.ReadAll(io.LimitReader(stdin, 4096))
+	var secret seal.Secret
+	if err == nil {
+		if secret, err = seal.ParseKeyFile(seal.KindKeyFile, b); err != nil {
+			secret, err = seal.Passphrase(string(b))
+		}
+	}
+	if err == nil {
+		err = s.Unlock(secret, s.open)
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "letterhold: %v\n", err)
+		return 1
+	}
+	return 0
+}
+
+// How often everything is read and compared, and which share of the time that
+// may take.
+const (
+	verifyEvery = 30 * 24 * time.Hour
+	verifyRest  = 4 // times as long as it worked
+	verifiedKey = "verified"
+)
+
+// verifyMonthly reads everything once a month, throttled, and keeps when it was
+// clean.
+func (s *Server) verifyMonthly(ctx context.Context) {
+	for {
+		if x := s.opened.Load(); x != nil {
+			if err := s.verifyIfDue(ctx, x.Archive); err != nil && ctx.Err() == nil {
+				s.o.Log.Error("verification did not finish", "err", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Hour):
+		}
+	}
+}
+
+func (s *Server) verifyIfDue(ctx context.Context, a *archive.Archive) error {
+	last := ""
+	if err := a.State().View(ctx, func(v catalog.View) (err error) { last, err = v.Setting(verifiedKey); return err }); err != nil {
+		return err
+	}
+	since := a.About().Created
+	if t, err := time.Parse(time.RFC3339, last); err == nil {
+		since = t
+	}
+	if a.Now().Sub(since) < verifyEvery {
+		return nil
+	}
+	began := time.Now()
+	r, err := a.Verify(ctx, archive.VerifyOptions{Pause: func(ctx context.Context, _ int64) error {
+		rest := verifyRest * time.Since(began)
+		defer func() { began = time.Now() }()
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(min(rest, 10*time.Second)):
+			return nil
+		}
+	}})
+	if err != nil {
+		return err
+	}
+	if !r.Clean() {
+		s.o.Log.Error("the archive is not as it was written; run letterhold verify", "problems", len(r.Problems))
+		return nil
+	}
+	return a.State().Write(func(t catalog.Tx) error { return t.SetSetting(verifiedKey, a.Now().UTC().Format(time.RFC3339)) })
+}
