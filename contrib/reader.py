@@ -19,6 +19,7 @@ import base64
 import hashlib
 import hmac
 import json
+import signal
 import struct
 import sys
 import unicodedata
@@ -344,6 +345,7 @@ class Archive:
         self.objects = {}  # object id: Entry
         self.folders = {}  # folder id: name
         self.found = defaultdict(set)  # row: folder ids
+        self.gone = []  # leaves that no record claims any more
         self.survey()
 
     def newest(self, purpose):
@@ -401,14 +403,16 @@ class Archive:
             self.found[occurrence.get(1, 0)].add(occurrence.get(2, 0))
         for act in frame.records(10):
             frame.check_leaf(10, act, act[2], sha256(act.get(4, b"")))
+        claimed = {item.get(1, 0) for number in LEAF_KINDS for item in frame.records(number)}
+        for leaf in set(range(len(frame.repeated[5]))) - claimed:
+            check(frame.repeated[5][leaf][1] == LEAF_KINDS[6], "an act is missing")
+            self.gone.append(frame.first_leaf + leaf)
 
     def messages(self):
-        """Yields (record, raw bytes) of every message; both are None-free only for what was not erased."""
+        """Yields (record, raw bytes) of every message; an erased one has only its leaf left."""
         for name, _, frame in self.frames():
             for message in frame.records(6):
                 with reading(name):
-                    if message[3] not in self.objects:
-                        continue  # erased
                     raw = self.raw(message[3])
                     total = sha256(raw)
                     check(len(raw) == message.get(5, 0), f"message {message[2].hex()} has another length")
@@ -418,6 +422,7 @@ class Archive:
 
     def content(self, kind, name):
         """Opens one object: unseals it, decompresses it, and compares its id."""
+        check(name in self.objects, f"object {name.hex()} is in no frame")
         entry = self.objects[name]
         with reading(entry.pack), open(self.folder / entry.pack, "rb") as file:
             file.seek(entry.offset)
@@ -500,6 +505,7 @@ def arguments():
 
 
 def main():
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # list | head
     args = arguments()
     try:
         archive = Archive(args.archive, *secret(args), args.dictionary)
@@ -507,6 +513,8 @@ def main():
             list_messages(archive)
         else:
             extract(archive, args.dir)
+        if archive.gone:
+            print(f"reader: erased messages have left leaves behind: {sorted(archive.gone)}", file=sys.stderr)
     except Damage as err:
         sys.exit(f"reader: {err}")
 

@@ -307,9 +307,7 @@ func unflow(s string, delsp bool) string {
 			n++
 		}
 		text := line[n:]
-		if strings.HasPrefix(text, " ") {
-			text = text[1:] // space-stuffing
-		}
+		text = strings.TrimPrefix(text, " ") // space-stuffing
 		joined := open && n == quote
 		open = strings.HasSuffix(text, " ") && text != "-- "
 		if open && delsp {

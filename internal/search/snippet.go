@@ -119,10 +119,10 @@ func (m *Matcher) Snippet(text string) (string, []Span) {
 	if from > 0 {
 		b.WriteString("…")
 	}
-	space := false
+	space, words := false, false
 	for _, r := range text[from:] {
 		if r == ' ' || r == '\n' || r == '\t' || r == '\u00a0' {
-			space = b.Len() > len("…")
+			space = words
 			continue
 		}
 		if b.Len() > snippetLength {
@@ -134,6 +134,7 @@ func (m *Matcher) Snippet(text string) (string, []Span) {
 			space = false
 		}
 		b.WriteRune(r)
+		words = true
 	}
 	s := b.String()
 	return s, m.Find(s, 20)

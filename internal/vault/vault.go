@@ -32,7 +32,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 
 	"github.com/ncruces/go-sqlite3"
 	"github.com/ncruces/go-sqlite3/vfs"
@@ -106,7 +105,7 @@ func shmDir() (string, error) {
 	old, _ := filepath.Glob(filepath.Join(base, "letterhold-*-*"))
 	for _, d := range old {
 		pid, err := strconv.Atoi(strings.Split(filepath.Base(d), "-")[1])
-		if err == nil && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+		if err == nil && dead(pid) {
 			os.RemoveAll(d)
 		}
 	}
