@@ -86,8 +86,8 @@ func predictable(s string) bool {
 	if len(distinct) < 5 {
 		return true
 	}
-	for n := 1; n <= len(s)/2; n++ { // abcabcabc
-		if strings.Trim(strings.ReplaceAll(s, s[:n], ""), s[:n]) == "" && strings.Count(s, s[:n]) > 1 {
+	for n := 1; n <= len(s)*2/3; n++ { // abcabcabcab
+		if strings.HasPrefix(strings.Repeat(s[:n], len(s)/n+1), s) {
 			return true
 		}
 	}

@@ -1,0 +1,133 @@
+package web
+
+import (
+	"bytes"
+	"encoding/json"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/letterhold/letterhold/internal/search"
+)
+
+// views are the view structs of every template, filled.
+func views() map[string][]any {
+	m := &messageView{ID: "0123", Subject: "s <b>", From: "a", To: "b", Cc: "c", Bcc: "d", When: time.Unix(0, 0), Archived: time.Unix(0, 0), Rule: "arrival", Folders: []string{"x", "y"}, HTML: true, Remote: 2, FrameURL: "/m/0123/html", ImagesURL: "/m/0123?images=1",
+		Attachments: []attachmentView{{"a.pdf", "/m/0123/part/2", "application/pdf", 3000}}, Partial: true, Unread: true}
+	text := *m
+	text.HTML, text.Text = false, []piece{{"a", false}, {"<b>", true}}
+	full := searchView{Query: "q", Sort: search.Newest, Sorts: []option{{"date", "Newest", true}}, Warnings: []string{"w"}, Hits: []hitView{{URL: "/x", From: "f", Subject: []piece{{"s", true}}, Snippet: []piece{{"t", false}}, Attachments: true, Selected: true}},
+		Total: 1, Exact: true, Behind: 3, Next: "/n", Folders: []folderView{{"INBOX", "/f"}}, Chips: []chip{{"in:x", "/"}}, Message: m}
+	form := formView{Problem: "p", Name: "n", To: "/", Secret: "s", Zone: "UTC", Saved: true}
+	return map[string][]any{
+		"search": {searchView{Empty: true, Exact: true}, full, searchView{Problem: "p"}, searchView{Total: 10000}}, "message": {m, &text}, "source": {sourceView{ID: "1", Text: "x"}, sourceView{Fields: []fieldView{{"a", "b"}}}},
+		"signin": {form, formView{}}, "welcome": {form}, "settings": {form, formView{}}, "unlock": {form}, "error": {errorView{404, "t", "w"}}, "help": {nil},
+		"posture": {postureView{[]finding{{"ID-1", "warning", "identity", "a", "b", "c"}, {"ID-2", "information", "evidence", "a", "b", "c"}}}},
+	}
+}
+
+func TestEveryTemplateWithEveryView(t *testing.T) {
+	p, err := loadPages()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := views()
+	for name, tmpl := range p.templates {
+		if len(all[name]) == 0 {
+			t.Errorf("template %s has no view here", name)
+		}
+		for _, v := range all[name] {
+			for _, code := range languages {
+				var b bytes.Buffer
+				if err := tmpl.Execute(&b, page{L: p.speak(code), Who: "ada", Admin: true, Path: "/", View: v}); err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+				if m := regexp.MustCompile(`\[[a-z]+\.[a-z.]+\]`).FindString(b.String()); m != "" {
+					t.Errorf("%s in %s: no translation for %s", name, code, m)
+				}
+				if strings.Contains(b.String(), "s <b>") || strings.Contains(b.String(), " style=") || strings.Contains(b.String(), "<script") {
+					t.Errorf("%s: unescaped text, inline style or script", name)
+				}
+			}
+		}
+	}
+}
+
+// Every key that is used is translated into every language, and no other.
+func TestTranslationsAreComplete(t *testing.T) {
+	used := map[string]bool{}
+	for _, pattern := range []string{"*.go", "templates/*.html"} {
+		files, _ := filepath.Glob(pattern)
+		for _, f := range files {
+			if strings.HasSuffix(f, "_test.go") {
+				continue
+			}
+			b, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range regexp.MustCompile(`\bT "?\(?"([a-z.]+)"|\.T\("([a-z.]+)"`).FindAllSubmatch(b, -1) {
+				used[string(m[1])+string(m[2])] = true
+			}
+		}
+	}
+	for _, s := range []string{"date", "oldest", "relevance", "size"} {
+		used["sort."+s] = true
+	}
+	delete(used, "sort.")
+	for _, l := range languages {
+		b, err := fs.ReadFile(messageFiles, "i18n/"+l+".json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var have map[string]map[string]string
+		if err := json.Unmarshal(b, &have); err != nil {
+			t.Fatal(err)
+		}
+		for k := range used {
+			if have[k]["other"] == "" {
+				t.Errorf("%s: %s is missing", l, k)
+			}
+		}
+		for k := range have {
+			if !used[k] {
+				t.Errorf("%s: %s is not used", l, k)
+			}
+		}
+	}
+}
+
+func TestTemplatesNameTheirType(t *testing.T) {
+	files, _ := filepath.Glob("templates/*.html")
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.HasPrefix(b, []byte("{{- /* page")) {
+			t.Errorf("%s does not begin with the type of its data", f)
+		}
+	}
+}
+
+func TestBudgets(t *testing.T) {
+	p, err := loadPages()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(p.assets["letterhold.css"].data); n > 14_000 {
+		t.Errorf("the style sheet has %d bytes", n)
+	}
+}
+
+func TestLocal(t *testing.T) {
+	for in, want := range map[string]string{"/search?q=a": "/search?q=a", "https://x": "/search", "//x": "/search", `/\x`: "/search", "": "/search"} {
+		if got := local(in); got != want {
+			t.Errorf("%q: %q", in, got)
+		}
+	}
+}
