@@ -30,7 +30,7 @@ import (
 type Dialect int
 
 // The dialects. Auto undoes quoting only where the file shows that it is
-// mboxrd: in files that Writer made, and where a line begins with ">>From ".
+// mboxrd: in files that Writer made, and where ShowsRD says so.
 const (
 	Auto Dialect = iota
 	O
@@ -295,13 +295,22 @@ func quoted(line []byte) bool {
 	return len(rest) < len(line) && bytes.HasPrefix(rest, []byte("From "))
 }
 
-// ShowsRD looks for a line that only mboxrd writes: one with ">>From ".
+// ShowsRD tells whether a file shows that it is mboxrd: it holds several
+// messages and a line with ">>From ", which is how that dialect quotes a quote.
+// In a file of one message such a line is somebody's answer to somebody.
 func ShowsRD(r io.Reader) (bool, error) {
 	br := bufio.NewReaderSize(r, 256<<10)
+	separators, quotes := 0, false
 	for fresh := true; ; {
 		b, err := br.ReadSlice('\n')
-		if fresh && bytes.HasPrefix(b, []byte(">>")) && bytes.HasPrefix(bytes.TrimLeft(b, ">"), []byte("From ")) {
-			return true, nil
+		if fresh {
+			if IsSeparator(b) {
+				separators++
+			}
+			quotes = quotes || bytes.HasPrefix(b, []byte(">>")) && bytes.HasPrefix(bytes.TrimLeft(b, ">"), []byte("From "))
+			if quotes && separators > 1 {
+				return true, nil
+			}
 		}
 		fresh = err == nil
 		if err == io.EOF {

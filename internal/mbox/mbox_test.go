@@ -120,3 +120,15 @@ func FuzzRoundTrip(f *testing.F) {
 		}
 	})
 }
+
+func TestShowsRD(t *testing.T) {
+	for in, want := range map[string]bool{
+		sep + "A: 1\n\n>>From me\n":                         false,
+		sep + "A: 1\n\n>>From me\n\n" + sep + "A: 2\n\nx\n": true,
+		sep + "A: 1\n\n>From me\n\n" + sep + "A: 2\n\nx\n":  false,
+	} {
+		if got, err := ShowsRD(strings.NewReader(in)); got != want || err != nil {
+			t.Errorf("%q: %v %v", in, got, err)
+		}
+	}
+}
