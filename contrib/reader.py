@@ -4,8 +4,8 @@
 It shows that the page is enough: whoever has an archive, its recovery words
 and that page gets every message back without the program. It writes nothing
 into the archive and looks at no database, and it believes nothing that it can
-check. It keeps one frame and one message in memory, and a line for each object
-and each occurrence.
+check. In memory it keeps one frame, one message, an entry for each object, and
+each message's folders.
 
     reader.py ARCHIVE (--words-file F | --key-file F | --passphrase-file F) list
     reader.py ARCHIVE (--words-file F | --key-file F | --passphrase-file F) extract DIR
@@ -23,11 +23,10 @@ import signal
 import struct
 import sys
 import unicodedata
-from collections import defaultdict
+from collections import defaultdict, namedtuple
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import NamedTuple
 
 import zstandard
 from cryptography.exceptions import InvalidTag
@@ -41,6 +40,9 @@ DICTIONARY_ID = 0x4C480001
 HEAD = struct.Struct(">8s16sIII")  # magic, archive, pack, generation, epoch
 MESSAGE, SKELETON, PART = 1, 2, 3  # types of ids
 LEAF_KINDS = {6: 1, 10: 2}  # field of the frame: kind of its leaf
+
+Checkpoint = namedtuple("Checkpoint", "size root commit pack keys_length data_length keys_generation")
+Entry = namedtuple("Entry", "pack offset sealed length stored key")
 
 
 class Damage(Exception):
@@ -63,9 +65,6 @@ def check(holds, what):
     """Raises what reading() turns into Damage; assert would vanish under -O."""
     if not holds:
         raise ValueError(what)
-
-
-# Sealing
 
 
 def sha256(data):
@@ -102,9 +101,6 @@ def open_object(key, context, sealed):
     return bytes(content)
 
 
-# Protocol buffers
-
-
 def fields(data):
     """Yields (number, value) in order, which matters in a skeleton."""
     at = 0
@@ -133,9 +129,6 @@ def fields(data):
 def record(data):
     """A record none of whose fields matters more than once; absent ones are asked for with get."""
     return dict(fields(data))
-
-
-# Keys
 
 
 def entropy_of_words(path, wordlist):
@@ -211,19 +204,6 @@ def open_keys(folder, kind, secret):
     return keys, ring
 
 
-# Ledger
-
-
-class Checkpoint(NamedTuple):
-    size: int
-    root: bytes
-    commit: int  # the last one
-    pack: int  # its pack
-    keys_length: int
-    pack_length: int
-    keys_generation: int
-
-
 def read_checkpoint(path, archive, seed):
     """Signs the text again rather than verify it: with the seed at hand that compares every byte."""
     note = path.read_bytes()
@@ -295,18 +275,6 @@ class Ledger:
         return digest
 
 
-# Archive
-
-
-class Entry(NamedTuple):
-    pack: str
-    offset: int
-    sealed: int
-    length: int
-    stored: int
-    key: bytes
-
-
 class Frame:
     """The fields of one commit, told apart into single ones and repeated ones."""
 
@@ -333,9 +301,8 @@ class Archive:
         keys, self.ring = open_keys(self.folder, kind, secret)
         self.id = keys["archive"]
         with reading(dictionary):
-            self.dictionary = zstandard.ZstdCompressionDict(
-                Path(dictionary).read_bytes(), dict_type=zstandard.DICT_TYPE_RAWCONTENT
-            )
+            data = Path(dictionary).read_bytes()
+            self.dictionary = zstandard.ZstdCompressionDict(data, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
         with reading("ledger/checkpoint"):
             path = self.folder / "ledger/checkpoint"
             self.checkpoint = read_checkpoint(path, self.id, self.newest("ledger"))
@@ -460,15 +427,13 @@ class Archive:
         check(2 not in s or len(data) == s.get(3, 0), "a part has another length than its segment says")
         if not s.get(4):
             return data
-        text, width = base64.b64encode(data), s.get(5) or CHUNK * CHUNK
+        text = base64.b64encode(data)
+        width = s.get(5) or len(text) or 1
         lines = (text[at : at + width] for at in range(0, len(text), width))
         return (b"\n" if s.get(6) else b"\r\n").join(lines) + s.get(7, b"")
 
     def folder_names(self, row):
         return sorted({self.folders.get(folder, f"#{folder}") for folder in self.found.get(row, ())})
-
-
-# Commands
 
 
 def list_messages(archive):
