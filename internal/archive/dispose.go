@@ -236,7 +236,15 @@ func (a *Archive) RenewIndex(who string) error {
 	if err := durable.Files(a.fs, "index", func(name string, _ int64) error { return a.fs.Remove(name) }); err != nil {
 		return err
 	}
-	years, err := a.catalog.Years(context.Background())
+	ctx := context.Background()
+	last, _, err := a.catalog.Changes(ctx)
+	if err != nil {
+		return err
+	}
+	if err := a.catalog.Indexed(last, nil); err != nil { // what waits comes again below
+		return err
+	}
+	years, err := a.catalog.Years(ctx)
 	if err != nil {
 		return err
 	}

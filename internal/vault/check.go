@@ -64,6 +64,7 @@ func (v *Vault) walkLog(fn func(logFrame)) error {
 		return eof(err)
 	}
 	v.pages.OpenHead(head, 0)
+	salts := [8]byte(head[16:24])
 	var open []logFrame
 	for at := int64(walHead); ; at += frameSize {
 		fr := make([]byte, frameSize)
@@ -72,7 +73,7 @@ func (v *Vault) walkLog(fn func(logFrame)) error {
 		}
 		v.pages.OpenHead(fr[:frameHead], uint64(at))
 		// The salts of a frame repeat those of the log it belongs to.
-		if string(fr[8:16]) != string(head[16:24]) || v.pages.Open(fr[frameHead:], v.frameContext(at, fr)) != nil {
+		if string(fr[8:16]) != string(head[16:24]) || v.pages.Open(fr[frameHead:], v.frameContext(at, fr, &salts)) != nil {
 			return nil
 		}
 		open = append(open, logFrame{binary.BigEndian.Uint32(fr), fr[frameHead:]})

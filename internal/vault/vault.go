@@ -32,6 +32,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/ncruces/go-sqlite3"
 	"github.com/ncruces/go-sqlite3/vfs"
@@ -62,6 +63,10 @@ type Vault struct {
 	clean func()
 
 	lock locks
+	// salts are those of the log's header. SQLite writes the frames of a large
+	// transaction without salts first and puts them in at its end, so pages are
+	// bound to the header's.
+	salts atomic.Pointer[[8]byte]
 	// page1 keeps reads of a part of page 1 apart from writes of it: SQLite
 	// promises only that whole pages do not collide.
 	page1 sync.RWMutex
@@ -264,9 +269,26 @@ func (f *file) pageContext(off int64) []byte {
 }
 
 // frameContext binds a page of the log: place, page number, commit field and
-// salts, which are the first 16 bytes of the header.
-func (v *Vault) frameContext(off int64, head []byte) []byte {
-	return append(fmt.Appendf(nil, "wal %s %d ", v.name, off), head[:16]...)
+// the log's salts. In a finished frame these are the first 16 bytes of its
+// header.
+func (v *Vault) frameContext(off int64, head []byte, salts *[8]byte) []byte {
+	b := append(fmt.Appendf(nil, "wal %s %d ", v.name, off), head[:8]...)
+	return append(b, salts[:]...)
+}
+
+// logSalts returns the salts of the log that the file is.
+func (f *file) logSalts() (*[8]byte, error) {
+	if s := f.v.salts.Load(); s != nil {
+		return s, nil
+	}
+	h := make([]byte, walHead)
+	if n, err := f.f.ReadAt(h, 0); n < len(h) {
+		return nil, eof(err)
+	}
+	f.v.pages.OpenHead(h, 0)
+	s := [8]byte(h[16:24])
+	f.v.salts.Store(&s)
+	return &s, nil
 }
 
 // ReadAt implements io.ReaderAt for every shape of read.
@@ -332,6 +354,8 @@ func (f *file) readWAL(p []byte, off int64) (int, error) {
 				return n, eof(err)
 			}
 			f.v.pages.OpenHead(h, 0)
+			salts := [8]byte(h[16:24])
+			f.v.salts.Store(&salts)
 			n += copy(p[n:], h[at:])
 			continue
 		}
@@ -359,7 +383,11 @@ func (f *file) readFrame(p []byte, base, skip int64, whole bool) (int, error) {
 	}
 	f.v.pages.OpenHead(fr[:frameHead], uint64(base))
 	if len(fr) > frameHead {
-		if err := f.v.pages.Open(fr[frameHead:], f.v.frameContext(base, fr)); err != nil {
+		salts, err := f.logSalts()
+		if err != nil {
+			return 0, err
+		}
+		if err := f.v.pages.Open(fr[frameHead:], f.v.frameContext(base, fr, salts)); err != nil {
 			if !whole {
 				return 0, sqlite3.IOERR_DATA
 			}
@@ -393,6 +421,9 @@ func (f *file) WriteAt(p []byte, off int64) (int, error) {
 		if len(p) == frameHead {
 			copy(f.head[:], p)
 			f.headAt = off
+		} else {
+			salts := [8]byte(p[16:24])
+			f.v.salts.Store(&salts)
 		}
 		f.v.pages.SealHead(b, uint64(off))
 		return f.f.WriteAt(b, off)
@@ -407,8 +438,12 @@ func (f *file) WriteAt(p []byte, off int64) (int, error) {
 			copy(f.head[:], h)
 			f.headAt = base
 		}
+		salts, err := f.logSalts()
+		if err != nil {
+			return 0, err
+		}
 		b := f.buf[:PageSize]
-		f.v.pages.Seal(b, p, f.v.frameContext(base, f.head[:]))
+		f.v.pages.Seal(b, p, f.v.frameContext(base, f.head[:], salts))
 		return f.f.WriteAt(b, off)
 	}
 	return 0, sqlite3.IOERR_WRITE

@@ -213,6 +213,49 @@ func TestFTSOptimizeAndConcurrentReaders(t *testing.T) {
 	}
 }
 
+// A transaction that does not fit into the cache goes to the log in pieces, and
+// SQLite rewrites frames of it: all of them must open again.
+func TestTransactionLargerThanCache(t *testing.T) {
+	d := crashfs.New()
+	v, err := Open(d, "x.db", key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.Close()
+	c, err := v.Connect(Options{Cache: 256, WALPages: 100_000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Exec(`CREATE TABLE t(a INTEGER PRIMARY KEY, b TEXT); BEGIN`); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 1000 {
+		if err := insert(c, i*7919%1009); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.Exec(`COMMIT`); err != nil {
+		t.Fatal(err)
+	}
+	_, c2, err := open(t, d.Crash(1)) // what is in the log must be recovered
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c2.Close()
+	if n, err := count(c2); err != nil || n != 1000 {
+		t.Fatal(n, Explain(err))
+	}
+	if err := c.Exec(`PRAGMA wal_checkpoint(TRUNCATE)`); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := v.Check(true, func(p string) { t.Error(p) }); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func FuzzRead(f *testing.F) {
 	d := crashfs.New()
 	v, c, err := open(f, d)
