@@ -230,6 +230,9 @@ checkpoint that was kept elsewhere: "letterhold checkpoint" prints one.`,
 				}
 				return err
 			}
+			if r == nil {
+				return nil // the server ran it and has reported
+			}
 			return e.reportVerify(r, js)
 		},
 	}

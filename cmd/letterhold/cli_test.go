@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha1"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -12,6 +14,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"mime/quotedprintable"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -346,6 +349,76 @@ func TestKill(t *testing.T) {
 	if out := ok(t, dir, "search", "word1 OR word2", "--json"); !strings.Contains(out, `"hits":[{`) {
 		t.Error(out)
 	}
+	ok(t, dir, "verify")
+}
+
+// While a server owns the archive, command lines go through its socket.
+func TestThroughTheServer(t *testing.T) {
+	bin, dir := binary(t), t.TempDir()
+	mailboxFile(t, filepath.Join(dir, "in.mbox"), 50)
+	ok(t, dir, "init", "a", "--json")
+	start := func(args ...string) (*exec.Cmd, string) {
+		cmd := exec.Command(bin, append([]string{"--archive", "a"}, args...)...)
+		cmd.Dir = dir
+		cmd.Env = append(os.Environ(), "LETTERHOLD_KEY_FILE=", "CREDENTIALS_DIRECTORY=")
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		lines := bufio.NewScanner(out)
+		for lines.Scan() {
+			if u, ready := strings.CutPrefix(lines.Text(), "ready "); ready {
+				return cmd, u
+			}
+		}
+		t.Fatal("the server does not start")
+		return nil, ""
+	}
+	stop := func(cmd *exec.Cmd) {
+		cmd.Process.Signal(os.Interrupt)
+		if err := cmd.Wait(); err != nil {
+			t.Error("the server ends with", err)
+		}
+	}
+	cmd, _ := start("--key-file", "key", "serve", "--https", "127.0.0.1:0")
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"import", "in.mbox", "--mailbox", "m"}, "50 seen = 50 archived"}, {[]string{"search", "number"}, "50 found"}, {[]string{"verify"}, "as it was written"}, {[]string{"backup", "b"}, "parcel"},
+		{[]string{"export", "*", "--to", "out"}, "50 messages"}, {[]string{"doctor"}, ""}, {[]string{"key", "list"}, "recovery"}, {[]string{"unlock"}, "unlocked"},
+	} {
+		if out := ok(t, dir, c.args...); !strings.Contains(out, c.want) {
+			t.Errorf("%v: %s", c.args, out)
+		}
+	}
+	if _, errs, code := lh(t, dir, "search", `"open`); code != exitUsage || !strings.Contains(errs, "character 1") {
+		t.Errorf("exit %d: %s", code, errs)
+	}
+	stop(cmd)
+	cmd, u := start("serve", "--https", "127.0.0.1:0")
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	status := func() int {
+		resp, err := client.Get(u + "/search")
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		return resp.StatusCode
+	}
+	if n := status(); n != http.StatusServiceUnavailable {
+		t.Errorf("a locked server answers %d", n)
+	}
+	if out := ok(t, dir, "unlock"); !strings.Contains(out, "unlocked") {
+		t.Error(out)
+	}
+	if n := status(); n != http.StatusSeeOther {
+		t.Errorf("an unlocked server answers %d", n)
+	}
+	stop(cmd)
 	ok(t, dir, "verify")
 }
 

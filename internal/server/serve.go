@@ -226,7 +226,10 @@ func (s *Server) url(a net.Addr) string {
 
 func (s *Server) execute(ctx context.Context, c Call, stdin io.Reader, stdout, stderr io.Writer) int {
 	x := s.opened.Load()
-	if x == nil && len(c.Args) > 0 && c.Args[0] == UnlockCall {
+	if len(c.Args) > 0 && c.Args[0] == UnlockCall {
+		if x != nil {
+			return 0 // unlocked already
+		}
 		return s.unlockCall(stdin, stderr)
 	}
 	if x == nil {
