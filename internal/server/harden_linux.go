@@ -32,7 +32,12 @@ func peerUID(c *net.UnixConn) (uid int, err error) {
 	return int(cred.Uid), nil
 }
 
-func ownedByUs(fi os.FileInfo) bool {
-	st, ok := fi.Sys().(*syscall.Stat_t)
-	return ok && int(st.Uid) == os.Getuid()
+func ownedByUs(fi os.FileInfo) bool { return owner(fi) == os.Getuid() }
+
+// owner is the user who owns a file; -1 if that is not known.
+func owner(fi os.FileInfo) int {
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+		return int(st.Uid)
+	}
+	return -1
 }

@@ -12,3 +12,6 @@ func Harden() {}
 func peerUID(*net.UnixConn) (int, error) { return os.Getuid(), nil }
 
 func ownedByUs(os.FileInfo) bool { return true }
+
+// owner is not known here.
+func owner(os.FileInfo) int { return os.Getuid() }

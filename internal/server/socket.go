@@ -37,10 +37,11 @@ const (
 
 const maxSocketFrame = 1 << 20
 
-// SocketPath is where the server of an archive listens: in the user's runtime
-// folder, under a short name, since paths of sockets are limited to about 100
-// bytes.
-func SocketPath(dir string) (string, error) {
+// runtimeDir is the RuntimeDirectory= of the systemd unit.
+const runtimeDir = "/run/letterhold"
+
+// socketName is short, since paths of sockets are limited to about 100 bytes.
+func socketName(dir string) (string, error) {
 	full, err := filepath.EvalSymlinks(dir)
 	if err != nil {
 		return "", err
@@ -48,26 +49,71 @@ func SocketPath(dir string) (string, error) {
 	if full, err = filepath.Abs(full); err != nil {
 		return "", err
 	}
-	base := os.Getenv("XDG_RUNTIME_DIR")
-	if os.Getuid() == 0 || base == "" {
-		base = "/run"
+	sum := sha256.Sum256([]byte(full))
+	return hex.EncodeToString(sum[:8]) + ".sock", nil
+}
+
+// userDirs are the folders in which a user's server may listen, best first.
+func userDirs(uid int) []string {
+	name := fmt.Sprintf("letterhold-%d", uid)
+	var out []string
+	if x := os.Getenv("XDG_RUNTIME_DIR"); x != "" && uid == os.Getuid() && uid != 0 {
+		out = append(out, filepath.Join(x, name))
 	}
-	if fi, err := os.Stat(base); err != nil || !fi.IsDir() || !writable(base) {
-		base = os.TempDir()
-	}
-	base = filepath.Join(base, fmt.Sprintf("letterhold-%d", os.Getuid()))
-	if err := os.MkdirAll(base, 0o700); err != nil {
-		return "", err
-	}
-	fi, err := os.Lstat(base)
+	return append(out, filepath.Join("/run", name), filepath.Join(os.TempDir(), name))
+}
+
+// SocketPath is where the server of an archive listens: in systemd's runtime
+// directory if there is one, else in a folder of the user's own.
+func SocketPath(dir string) (string, error) {
+	name, err := socketName(dir)
 	if err != nil {
 		return "", err
 	}
-	if !fi.IsDir() || fi.Mode().Perm() != 0o700 || !ownedByUs(fi) {
-		return "", fmt.Errorf("%s belongs to somebody else or is open to others", base)
+	if r := os.Getenv("RUNTIME_DIRECTORY"); r != "" {
+		return filepath.Join(r, name), nil
 	}
-	sum := sha256.Sum256([]byte(full))
-	return filepath.Join(base, hex.EncodeToString(sum[:8])+".sock"), nil
+	for _, d := range userDirs(os.Getuid()) {
+		if !writable(filepath.Dir(d)) {
+			continue
+		}
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return "", err
+		}
+		fi, err := os.Lstat(d)
+		if err != nil {
+			return "", err
+		}
+		if !fi.IsDir() || fi.Mode().Perm() != 0o700 || !ownedByUs(fi) {
+			return "", fmt.Errorf("%s belongs to somebody else or is open to others", d)
+		}
+		return filepath.Join(d, name), nil
+	}
+	return "", errors.New("there is no folder for the local socket")
+}
+
+// findSocket looks where the server of an archive may listen: as this user, or
+// as the user who owns the archive.
+func findSocket(dir string) (string, error) {
+	name, err := socketName(dir)
+	if err != nil {
+		return "", err
+	}
+	dirs := append([]string{runtimeDir}, userDirs(os.Getuid())...)
+	if fi, err := os.Stat(dir); err == nil {
+		dirs = append(dirs, userDirs(owner(fi))...)
+	}
+	for _, d := range dirs {
+		if p := filepath.Join(d, name); exists(p) {
+			return p, nil
+		}
+	}
+	return "", errors.New("the process that owns the archive is no server, or its local socket is not reachable")
+}
+
+func exists(p string) bool {
+	_, err := os.Stat(p)
+	return err == nil
 }
 
 func writable(dir string) bool {
@@ -196,7 +242,7 @@ func (s stream) Write(b []byte) (int, error) {
 // Forward lets the server of the archive in dir run a call, and returns its
 // exit code. When ctx ends, the call is cancelled and its end awaited.
 func Forward(ctx context.Context, dir string, call Call, stdin io.Reader, stdout, stderr io.Writer) (int, error) {
-	path, err := SocketPath(dir)
+	path, err := findSocket(dir)
 	if err != nil {
 		return 0, err
 	}
