@@ -19,7 +19,11 @@ func TestReindexInBulk(t *testing.T) {
 	}
 	x := &Index{fs: d, key: seal.Key{1}, shards: map[int]*shard{}}
 	r := rand.New(rand.NewPCG(1, 1))
-	for round := range 6 {
+	rounds := 4
+	if testing.Short() {
+		rounds = 2
+	}
+	for round := range rounds {
 		s, err := x.openWriter(2021)
 		if err != nil {
 			t.Fatalf("round %d: %v", round, err)
