@@ -231,8 +231,10 @@ func (e *env) search(ctx context.Context, o *server.Opened, req search.Request, 
 				x.Mailboxes = append(x.Mailboxes, names[oc.Mailbox])
 			}
 		}
-		if raw, err := o.Archive.Raw(&h.Entry); err == nil {
-			x.Snippet, _ = m.Snippet(extract.Of(message.Parse(raw)).Body)
+		if h.Size <= search.SnippetSize {
+			if raw, err := o.Archive.Raw(&h.Entry); err == nil {
+				x.Snippet, _ = m.Snippet(extract.Of(message.Parse(raw)).Body)
+			}
 		}
 		out.Hits = append(out.Hits, x)
 	}

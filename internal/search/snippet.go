@@ -96,6 +96,10 @@ func (m *Matcher) hits(token string) bool {
 	return false
 }
 
+// SnippetSize is the largest message, in bytes, that is read for its snippet: a
+// page shows many, and a sender chooses how large his mail is.
+const SnippetSize = 4 << 20
+
 // Snippet lengths in bytes.
 const (
 	snippetLength = 180

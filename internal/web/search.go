@@ -157,8 +157,10 @@ func (w *Web) fill(r *request, v *searchView, res *search.Result) {
 			subject = r.lang.T("message.nosubject")
 		}
 		x.Subject = pieces(subject, m.Find(subject, 20))
-		if raw, err := w.archive.Raw(&h.Entry); err == nil {
-			x.Snippet = pieces(m.Snippet(extract.Of(message.Parse(raw)).Body))
+		if h.Size <= search.SnippetSize {
+			if raw, err := w.archive.Raw(&h.Entry); err == nil {
+				x.Snippet = pieces(m.Snippet(extract.Of(message.Parse(raw)).Body))
+			}
 		}
 		v.Hits = append(v.Hits, x)
 	}
