@@ -60,6 +60,8 @@ type shard struct {
 	writer  *sqlite3.Conn
 	insert  *sqlite3.Stmt
 	doc     *sqlite3.Stmt
+	byRow   *sqlite3.Stmt
+	spill   int64 // how far an id is from its home at most
 	idle    []*Reader
 	readers int // idle or not
 	used    int64
@@ -113,8 +115,9 @@ func (s *shard) closeWriter() error {
 	}
 	s.insert.Close()
 	s.doc.Close()
+	s.byRow.Close()
 	err := s.writer.Close()
-	s.writer, s.insert, s.doc = nil, nil, nil
+	s.writer, s.insert, s.doc, s.byRow = nil, nil, nil, nil
 	return err
 }
 
@@ -139,12 +142,13 @@ func register(c *sqlite3.Conn) error {
 	})
 }
 
-// Columns of the full-text table, in order.
-const columns = `keys, sender, recipients, cc, bcc, subject, list, names, body`
+// Columns of the full-text table, in order. The body is first, because FTS5
+// spends two bytes on each word of another column.
+const columns = `body, keys, sender, recipients, cc, bcc, subject, list, names`
 
 const schema = `
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS docs (row INTEGER PRIMARY KEY, size INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS docs (id INTEGER PRIMARY KEY, row INTEGER NOT NULL UNIQUE, size INTEGER NOT NULL);
 CREATE VIRTUAL TABLE IF NOT EXISTS f USING fts5(` + columns + `, content='', contentless_delete=1, tokenize='letterhold');
 CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5vocab(f, row);
 INSERT INTO f(f, rank) VALUES ('hashsize', 12000000);
@@ -200,7 +204,13 @@ func (x *Index) openWriter(year int) (*shard, error) {
 		s.insert, _, err = c.Prepare(`INSERT INTO f (rowid, ` + columns + `) VALUES (?,?,?,?,?,?,?,?,?,?)`)
 	}
 	if err == nil {
-		s.doc, _, err = c.Prepare(`INSERT INTO docs (row, size) VALUES (?,?)`)
+		s.doc, _, err = c.Prepare(`INSERT INTO docs (id, row, size) VALUES (?,?,?)`)
+	}
+	if err == nil {
+		s.byRow, _, err = c.Prepare(`SELECT id FROM docs WHERE row = ?`)
+	}
+	if err == nil {
+		s.spill, err = readSpill(c)
 	}
 	if err != nil {
 		c.Close()
@@ -383,7 +393,7 @@ func (x *Index) write(ctx context.Context, year int, epoch, upTo int64, rows []c
 				return err
 			}
 		}
-		return s.writer.Exec(fmt.Sprintf(`INSERT OR REPLACE INTO meta VALUES ('epoch', %d), ('applied', %d)`, epoch, upTo))
+		return s.writer.Exec(fmt.Sprintf(`INSERT OR REPLACE INTO meta VALUES ('epoch', %d), ('applied', %d), ('spill', %d)`, epoch, upTo, s.spill))
 	}()
 	if err == nil {
 		err = s.writer.Exec(`COMMIT`)
@@ -407,27 +417,29 @@ func (x *Index) put(ctx context.Context, s *shard, row catalog.Row) error {
 		x.a.Log().Error("message is indexed by its summary only", "message", e.ID.String(), "err", err)
 		d = &extract.Document{From: e.Sender, To: e.Recipients, Subject: e.Subject}
 	}
-	if s.doc.BindInt64(1, int64(row)); !gone {
-		s.doc.BindInt64(2, e.Size)
-		err = s.doc.Exec()
+	id, known, err := s.find(row)
+	if err != nil {
+		return err
 	}
-	if gone || errors.Is(err, sqlite3.CONSTRAINT) {
-		if err := s.writer.Exec(fmt.Sprintf(`DELETE FROM f WHERE rowid = %d; DELETE FROM docs WHERE row = %d`, row, row)); err != nil || gone {
+	if known {
+		if err := s.writer.Exec(fmt.Sprintf(`DELETE FROM f WHERE rowid = %d; DELETE FROM docs WHERE id = %[1]d`, id)); err != nil {
 			return err
 		}
-		err = s.doc.Exec()
 	}
-	if err != nil {
+	if gone {
+		return nil
+	}
+	if id, err = s.give(row, e.Size); err != nil {
 		return err
 	}
 	os, err := x.a.Catalog().Occurrences(ctx, row)
 	if err != nil {
 		return err
 	}
-	if err := s.insert.BindInt64(1, int64(row)); err != nil {
+	if err := s.insert.BindInt64(1, int64(id)); err != nil {
 		return err
 	}
-	for i, text := range [...]string{keysOf(e, os), text(d.From), text(d.To), text(d.Cc), text(d.Bcc), text(d.Subject), text(d.List), text(d.Names), text(d.Body)} {
+	for i, text := range [...]string{text(d.Body), keysOf(e, os), text(d.From), text(d.To), text(d.Cc), text(d.Bcc), text(d.Subject), text(d.List), text(d.Names)} {
 		if err := s.insert.BindText(i+2, text); err != nil {
 			return err
 		}

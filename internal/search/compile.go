@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -27,6 +28,8 @@ type plan struct {
 	from, to catalog.Row // rows, to exclusive
 	where    []string    // further conditions on docs d
 	args     []any
+	ids      []string // conditions on the id alone
+	idArgs   []any
 	never    bool // cannot match
 }
 
@@ -94,7 +97,20 @@ func (c *compiler) compile(e *Expr) (*plan, error) {
 	if len(negative) > 0 {
 		p.match = "(" + p.match + ") NOT (" + strings.Join(negative, " OR ") + ")"
 	}
+	if p.from > 0 || p.to < math.MaxInt64 {
+		cond, args, err := c.r.Between(p.id(), p.from, p.to)
+		if err != nil {
+			return nil, err
+		}
+		p.bound(cond, args...)
+	}
 	return p, nil
+}
+
+// bound adds a condition on the id.
+func (p *plan) bound(cond string, args ...any) {
+	p.ids = append(slices.Clone(p.ids), cond)
+	p.idArgs = append(slices.Clone(p.idArgs), args...)
 }
 
 // scopeKey narrows to the mailboxes of the scope.
@@ -378,7 +394,7 @@ func (c *compiler) sql(p *plan, e *Expr) (string, error) {
 			return "0", nil
 		}
 		p.args = append(p.args, m)
-		return "d.row IN (SELECT rowid FROM f WHERE f MATCH ?)", nil
+		return "d.id IN (SELECT rowid FROM f WHERE f MATCH ?)", nil
 	}
 	switch e.Op {
 	case OpNot:
@@ -440,25 +456,17 @@ func (c *compiler) messageID(id string) ([]catalog.Row, error) {
 func (p *plan) source() (string, []any) {
 	where := append([]string(nil), p.where...)
 	args := append([]any(nil), p.args...)
-	row, from := "d.row", "docs d"
+	from := "docs d"
 	if p.match != "" {
+		from = "f"
 		if len(p.where) > 0 {
-			from = "f CROSS JOIN docs d ON d.row = f.rowid"
-		} else {
-			from = "f"
+			from = "f CROSS JOIN docs d ON d.id = f.rowid"
 		}
-		row = "f.rowid"
 		where = append(where, "f MATCH ?")
 		args = append(args, p.match)
 	}
-	if p.from > 0 {
-		where = append(where, row+" >= ?")
-		args = append(args, int64(p.from))
-	}
-	if p.to < math.MaxInt64 {
-		where = append(where, row+" < ?")
-		args = append(args, int64(p.to))
-	}
+	where = append(where, p.ids...)
+	args = append(args, p.idArgs...)
 	s := " FROM " + from
 	if len(where) > 0 {
 		s += " WHERE " + strings.Join(where, " AND ")
@@ -466,12 +474,16 @@ func (p *plan) source() (string, []any) {
 	return s, args
 }
 
-func (p *plan) row() string {
+// id is the column of the id.
+func (p *plan) id() string {
 	if p.match != "" {
 		return "f.rowid"
 	}
-	return "d.row"
+	return "d.id"
 }
+
+// row is the row that the id stands for.
+func (p *plan) row() string { return "(SELECT row FROM docs WHERE docs.id = " + p.id() + ")" }
 
 // touches tells whether a year can have rows of the plan.
 func (p *plan) touches(year int) bool {

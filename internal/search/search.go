@@ -186,25 +186,29 @@ func (s *Searcher) each(c *compiler, e *Expr, years []int, fn func(*index.Reader
 // byDate walks years and rows in order of date and stops when the page is full.
 func (s *Searcher) byDate(c *compiler, res *Result, years []int, after cursor) error {
 	order, want := "DESC", c.req.Limit+1
+	var last []index.DocID // of each hit
 	if c.req.Sort == Oldest {
 		order = "ASC"
 	}
 	err := s.each(c, res.Expr, years, func(r *index.Reader, p *plan) (bool, error) {
-		from := after.row
+		from := index.DocID(-1)
+		if after.row != 0 {
+			switch y := after.row.Year(); {
+			case y == r.Year():
+				from = after.id
+			case (y < r.Year()) == (c.req.Sort == Newest):
+				return true, nil // the pages before had it
+			}
+		}
 		for len(res.Hits) < want {
 			q := *p
-			if from != 0 && c.req.Sort == Oldest {
-				q.from = max(q.from, from+1)
-			} else if from != 0 {
-				q.to = min(q.to, from)
+			if from >= 0 && c.req.Sort == Oldest {
+				q.bound(q.id()+" > ?", int64(from))
+			} else if from >= 0 {
+				q.bound(q.id()+" < ?", int64(from))
 			}
-			var rows []catalog.Row
-			src, args := q.source()
 			ask := want - len(res.Hits)
-			err := r.Query(`SELECT `+q.row()+src+` ORDER BY `+q.row()+` `+order+` LIMIT ?`, append(args, int64(ask)), func(st *sqlite3.Stmt) bool {
-				rows = append(rows, catalog.Row(st.ColumnInt64(0)))
-				return true
-			})
+			rows, ids, err := q.page(r, order, ask)
 			if err != nil {
 				return false, err
 			}
@@ -212,19 +216,40 @@ func (s *Searcher) byDate(c *compiler, res *Result, years []int, after cursor) e
 			if err != nil {
 				return false, err
 			}
+			for _, h := range hits {
+				last = append(last, ids[slices.Index(rows, h.Row)])
+			}
 			res.Hits = append(res.Hits, hits...)
 			if len(rows) < ask {
 				return true, nil
 			}
-			from = rows[len(rows)-1]
+			from = ids[len(ids)-1]
 		}
 		return false, nil
 	})
-	if len(res.Hits) > c.req.Limit {
-		res.Hits = res.Hits[:c.req.Limit]
-		res.Next = cursor{row: res.Hits[c.req.Limit-1].Row}.String()
+	if n := c.req.Limit; len(res.Hits) > n {
+		res.Hits = res.Hits[:n]
+		res.Next = cursor{row: res.Hits[n-1].Row, id: last[n-1]}.String()
 	}
+	// Ids of a crowded second may lie a little after it.
+	slices.SortStableFunc(res.Hits, func(a, b catalog.Hit) int {
+		if c.req.Sort == Oldest {
+			return cmp.Compare(a.Row, b.Row)
+		}
+		return cmp.Compare(b.Row, a.Row)
+	})
 	return err
+}
+
+// page returns rows and ids in order.
+func (p *plan) page(r *index.Reader, order string, limit int) (rows []catalog.Row, ids []index.DocID, err error) {
+	src, args := p.source()
+	err = r.Query(`SELECT `+p.id()+`, `+p.row()+src+` ORDER BY `+p.id()+` `+order+` LIMIT ?`, append(args, int64(limit)), func(st *sqlite3.Stmt) bool {
+		ids = append(ids, index.DocID(st.ColumnInt64(0)))
+		rows = append(rows, catalog.Row(st.ColumnInt64(1)))
+		return true
+	})
+	return rows, ids, err
 }
 
 type ranked struct {
@@ -271,23 +296,21 @@ func (s *Searcher) valueQuery(c *compiler, r *index.Reader, p *plan, need int) (
 	src, args := p.source()
 	if c.req.Sort == Size || p.match == "" {
 		if p.match != "" && len(p.where) == 0 {
-			src = strings.Replace(src, " FROM f", " FROM f CROSS JOIN docs d ON d.row = f.rowid", 1)
+			src = strings.Replace(src, " FROM f", " FROM f CROSS JOIN docs d ON d.id = f.rowid", 1)
 		}
 		return `SELECT ` + p.row() + `, -d.size` + src + ` ORDER BY d.size DESC LIMIT ?`, append(args, int64(need)), nil
 	}
 	// Only the newest candidates are ranked, or a common word would take long.
-	last := catalog.Row(0)
-	err := r.Query(`SELECT `+p.row()+src+` ORDER BY `+p.row()+` DESC LIMIT 1 OFFSET ?`, append(slices.Clone(args), int64(rankWindow)), func(st *sqlite3.Stmt) bool {
-		last = catalog.Row(st.ColumnInt64(0))
+	q := *p
+	err := r.Query(`SELECT `+p.id()+src+` ORDER BY 1 DESC LIMIT 1 OFFSET ?`, append(slices.Clone(args), int64(rankWindow)), func(st *sqlite3.Stmt) bool {
+		q.bound(q.id()+" >= ?", st.ColumnInt64(0))
 		return true
 	})
 	if err != nil {
 		return "", nil, err
 	}
-	q := *p
-	q.from = max(q.from, last)
 	src, args = q.source()
-	return `SELECT f.rowid, bm25(f, 0, 3, 2, 1, 1, 5, 1, 2, 1)` + src + ` ORDER BY 2 LIMIT ?`, append(args, int64(need)), nil
+	return `SELECT ` + q.row() + `, bm25(f, 1, 0, 3, 2, 1, 1, 5, 1, 2)` + src + ` ORDER BY 2 LIMIT ?`, append(args, int64(need)), nil
 }
 
 // count counts all hits, up to the limit. Messages that the index has yet to
@@ -326,12 +349,13 @@ func (s *Searcher) count(c *compiler, res *Result, years []int) error {
 
 // cursor is where a page ends.
 type cursor struct {
-	row  catalog.Row
+	row  catalog.Row // of the last hit, and its id in the shard of its year
+	id   index.DocID
 	skip int
 }
 
 func (c cursor) String() string {
-	return base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, "%d %d", c.row, c.skip))
+	return base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, "%d %d %d", c.row, c.id, c.skip))
 }
 
 // maxSkip bounds pages in orders that have no key.
@@ -343,7 +367,7 @@ func parseCursor(s string) (c cursor, err error) {
 	}
 	b, err := base64.RawURLEncoding.DecodeString(s)
 	if err == nil {
-		_, err = fmt.Sscanf(string(b), "%d %d", &c.row, &c.skip)
+		_, err = fmt.Sscanf(string(b), "%d %d %d", &c.row, &c.id, &c.skip)
 	}
 	if err != nil || c.skip < 0 || c.skip > maxSkip {
 		return cursor{}, errors.New("the place in the list of hits is not valid; search again")

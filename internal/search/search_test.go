@@ -242,6 +242,52 @@ func TestScope(t *testing.T) {
 	}
 }
 
+// More messages in one second than it has ids, at the end of a day and of a
+// year: none is lost, none comes twice, and dates stay exact.
+func TestCrowdedSecond(t *testing.T) {
+	f := newFixture(t)
+	const crowd = 300
+	late := time.Date(2025, 12, 30, 23, 59, 59, 0, time.UTC)
+	put := func(name string, at time.Time) {
+		f.add(t, name, f.me, "INBOX", fmt.Sprintf("From: ann@example.org\nSubject: %s\nDate: %s\n\nword\n", name, at.Format(time.RFC1123Z)))
+	}
+	for i := range crowd {
+		put(fmt.Sprint("late ", i), late)
+		put(fmt.Sprint("eve ", i), late.AddDate(0, 0, 1))
+	}
+	put("next", late.Add(time.Second))
+	put("soon", late.Add(3*time.Second))
+	put("before", late.Add(-time.Second))
+	f.wait(t)
+	all := catalog.Scope{All: true}
+	for q, want := range map[string]int{
+		"word": 2*crowd + 3, "word on:2025-12-30": crowd + 1, "word on:2025-12-31": crowd + 2, "word after:2026-01-01": 0, "word before:2025-12-31": crowd + 1, "word after:2025-12-31": crowd + 2,
+		"on:2025-12-30": crowd + 1, "on:2025-12-31 larger:1": crowd + 2,
+	} {
+		for _, sort := range []Sort{Newest, Oldest} {
+			seen := map[seal.ID]bool{}
+			for after := ""; ; {
+				_, r := f.find(t, Request{Query: q, Scope: all, Sort: sort, Limit: 50, After: after})
+				for _, h := range r.Hits {
+					if seen[h.ID] {
+						t.Fatalf("%s by %s: %s comes twice", q, sort, f.name[h.ID])
+					}
+					seen[h.ID] = true
+				}
+				if r.Total != want || !r.Exact {
+					t.Fatalf("%s by %s: %d hits counted, want %d", q, sort, r.Total, want)
+				}
+				if after = r.Next; after == "" {
+					break
+				}
+			}
+			if len(seen) != want {
+				t.Errorf("%s by %s: %d hits, want %d", q, sort, len(seen), want)
+			}
+		}
+	}
+}
+
 func TestSortAndPages(t *testing.T) {
 	f := newFixture(t)
 	for i := range 130 {
@@ -260,7 +306,7 @@ func TestSortAndPages(t *testing.T) {
 					t.Errorf("%s: %s comes twice", sort, n)
 				}
 				seen[n] = true
-				v := map[Sort]int64{Newest: int64(h.Row), Oldest: -int64(h.Row), Size: h.Size, Relevance: 0}[sort]
+				v := map[Sort]int64{Newest: h.Row.Time().Unix(), Oldest: -h.Row.Time().Unix(), Size: h.Size, Relevance: 0}[sort]
 				if v > last {
 					t.Errorf("%s: out of order at %s", sort, n)
 				}
