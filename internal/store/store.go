@@ -162,7 +162,9 @@ func (s *Store) open(e *pack.Entry, sealed []byte) ([]byte, error) {
 			return nil, fmt.Errorf("object %s: %w: %v", e.ID, ErrDamaged, err)
 		}
 	}
-	if int64(len(data)) != e.Plain || s.ids.Of(e.Type, seal.Sum(data)) != e.ID {
+	// A skeleton is hashed as the message that it gives: Message's callers
+	// compare that with the message's id.
+	if int64(len(data)) != e.Plain || e.Type != seal.TypeSkeleton && s.ids.Of(e.Type, seal.Sum(data)) != e.ID {
 		return nil, fmt.Errorf("object %s: content does not match its id: %w", e.ID, ErrDamaged)
 	}
 	return data, nil
