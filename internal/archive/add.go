@@ -68,7 +68,7 @@ func (a *Archive) Add(ctx context.Context, raw []byte, from Provenance) (Result,
 	if err := a.Enqueue(ctx, raw, from, func(r Result, err error) { ch <- answer{r, err} }); err != nil {
 		return Result{}, err
 	}
-	a.queue.hurry()
+	a.Hurry()
 	select {
 	case x := <-ch:
 		return x.r, x.err
@@ -88,6 +88,9 @@ func (a *Archive) Enqueue(ctx context.Context, raw []byte, from Provenance, done
 	p.done = done
 	return a.queue.put(ctx, p)
 }
+
+// Hurry starts a commit with what is enqueued: somebody waits for it.
+func (a *Archive) Hurry() { a.queue.hurry() }
 
 // Flush returns once everything enqueued before is durable or failed.
 func (a *Archive) Flush(ctx context.Context) error { return a.queue.flush(ctx) }

@@ -1,7 +1,6 @@
 package archive
 
 import (
-	"context"
 	"fmt"
 	"sync"
 
@@ -85,19 +84,15 @@ func (a *Archive) Prove(e *catalog.Entry) (Proof, error) {
 
 // Document returns the words of a message: from memory if it was archived a
 // moment ago, else read again.
-func (a *Archive) Document(ctx context.Context, row catalog.Row) (*extract.Document, *catalog.Entry, error) {
-	e, err := a.catalog.MessageAt(ctx, row)
+func (a *Archive) Document(e *catalog.Entry) (*extract.Document, error) {
+	if d := a.recent.take(e.Row); d != nil {
+		return d, nil
+	}
+	raw, err := a.Raw(e)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	if d := a.recent.take(row); d != nil {
-		return d, &e, nil
-	}
-	raw, err := a.Raw(&e)
-	if err != nil {
-		return nil, &e, err
-	}
-	return extract.Of(message.Parse(raw)), &e, nil
+	return extract.Of(message.Parse(raw)), nil
 }
 
 // Indexed forgets changes that the index has followed.

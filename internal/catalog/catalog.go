@@ -467,7 +467,7 @@ type Hit struct {
 // Visible returns the messages of rows that the scope may see, in the order of
 // rows. It decides; the index only proposes.
 func (c *Catalog) Visible(ctx context.Context, scope Scope, rows []Row) (out []Hit, err error) {
-	err = c.db.read(ctx, func(r *conn) error {
+	err = c.db.snapshot(ctx, func(r *conn) error {
 		for _, row := range rows {
 			h, ok, err := visible(r, scope, row)
 			if err != nil {

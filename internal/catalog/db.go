@@ -231,6 +231,17 @@ func (db *database) read(ctx context.Context, fn func(*conn) error) error {
 	return fn(r)
 }
 
+// snapshot is read with one state of the database for all its queries, and one
+// lock. It must be short: the log cannot be emptied meanwhile.
+func (db *database) snapshot(ctx context.Context, fn func(*conn) error) error {
+	return db.read(ctx, func(r *conn) error {
+		if err := r.run(`BEGIN`); err != nil {
+			return err
+		}
+		return errors.Join(fn(r), r.rollback())
+	})
+}
+
 // check opens every page and lets SQLite check its structure.
 func (db *database) check(problem func(string)) error {
 	if err := db.vault.Check(false, problem); err != nil {

@@ -31,6 +31,7 @@ import (
 
 const (
 	batch      = 2000 // changes that are indexed in one go
+	lookup     = 200  // messages that are looked up in one go
 	maxWriters = 2
 	maxReaders = 12
 )
@@ -388,8 +389,12 @@ func (x *Index) write(ctx context.Context, year int, epoch, upTo int64, rows []c
 		return err
 	}
 	err = func() error {
-		for _, row := range rows {
-			if err := x.put(ctx, s, row); err != nil {
+		for some := range slices.Chunk(rows, lookup) {
+			hits, err := x.a.Catalog().Visible(ctx, catalog.Scope{All: true}, some)
+			if err != nil {
+				return err
+			}
+			if err := x.putAll(s, some, hits); err != nil {
 				return err
 			}
 		}
@@ -404,19 +409,22 @@ func (x *Index) write(ctx context.Context, year int, epoch, upTo int64, rows []c
 	return err
 }
 
-// put indexes one message, or removes it if the catalog does not have it.
-func (x *Index) put(ctx context.Context, s *shard, row catalog.Row) error {
-	d, e, err := x.a.Document(ctx, row)
-	gone := errors.Is(err, catalog.ErrNotFound)
-	if err != nil && !gone {
-		if e == nil {
+// putAll indexes messages; those that the catalog does not have are removed.
+func (x *Index) putAll(s *shard, rows []catalog.Row, hits []catalog.Hit) error {
+	for _, row := range rows {
+		var h *catalog.Hit
+		if len(hits) > 0 && hits[0].Row == row {
+			h, hits = &hits[0], hits[1:]
+		}
+		if err := x.put(s, row, h); err != nil {
 			return err
 		}
-		// Its bytes cannot be read, which verify reports; what the catalog
-		// knows is searched.
-		x.a.Log().Error("message is indexed by its summary only", "message", e.ID.String(), "err", err)
-		d = &extract.Document{From: e.Sender, To: e.Recipients, Subject: e.Subject}
 	}
+	return nil
+}
+
+// put indexes one message, or removes it if there is no hit.
+func (x *Index) put(s *shard, row catalog.Row, h *catalog.Hit) error {
 	id, known, err := s.find(row)
 	if err != nil {
 		return err
@@ -426,20 +434,23 @@ func (x *Index) put(ctx context.Context, s *shard, row catalog.Row) error {
 			return err
 		}
 	}
-	if gone {
+	if h == nil {
 		return nil
 	}
-	if id, err = s.give(row, e.Size); err != nil {
-		return err
-	}
-	os, err := x.a.Catalog().Occurrences(ctx, row)
+	d, err := x.a.Document(&h.Entry)
 	if err != nil {
+		// Its bytes cannot be read, which verify reports; what the catalog
+		// knows is searched.
+		x.a.Log().Error("message is indexed by its summary only", "message", h.ID.String(), "err", err)
+		d = &extract.Document{From: h.Sender, To: h.Recipients, Subject: h.Subject}
+	}
+	if id, err = s.give(row, h.Size); err != nil {
 		return err
 	}
 	if err := s.insert.BindInt64(1, int64(id)); err != nil {
 		return err
 	}
-	for i, text := range [...]string{text(d.Body), keysOf(e, os), text(d.From), text(d.To), text(d.Cc), text(d.Bcc), text(d.Subject), text(d.List), text(d.Names)} {
+	for i, text := range [...]string{text(d.Body), keysOf(h), text(d.From), text(d.To), text(d.Cc), text(d.Bcc), text(d.Subject), text(d.List), text(d.Names)} {
 		if err := s.insert.BindText(i+2, text); err != nil {
 			return err
 		}
@@ -451,7 +462,7 @@ func (x *Index) put(ctx context.Context, s *shard, row catalog.Row) error {
 func text(s string) string { return strings.TrimLeft(s, "\x01") }
 
 // Keys of a message: the mailboxes and folders it occurs in, and properties.
-func keysOf(e *catalog.Entry, os []catalog.Occurrence) string {
+func keysOf(h *catalog.Hit) string {
 	var b strings.Builder
 	b.WriteString(KeyAll)
 	seen := map[string]bool{}
@@ -462,11 +473,11 @@ func keysOf(e *catalog.Entry, os []catalog.Occurrence) string {
 			b.WriteString(k)
 		}
 	}
-	for _, o := range os {
+	for _, o := range h.Occurrences {
 		add(KeyMailbox(o.Mailbox))
 		add(KeyFolder(o.Folder))
 	}
-	if e.Attachments {
+	if h.Attachments {
 		add(KeyAttachment)
 	}
 	return b.String()

@@ -222,6 +222,7 @@ func (r *run) admit(ctx context.Context, i source.Item) (int64, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for r.bytes > 0 && r.bytes+len(i.Raw) > inFlight && r.fatal == nil {
+		r.a.Hurry()
 		r.room.Wait()
 	}
 	if r.fatal != nil || ctx.Err() != nil {

@@ -142,17 +142,36 @@ func DecodeBase64(body []byte) ([]byte, *Base64, bool) {
 	if bytes.HasSuffix(body, end) {
 		f.Last = string(end)
 	}
-	// Go's decoder skips CR and LF; what else is wrong shows in the comparison.
-	plain := make([]byte, base64.StdEncoding.DecodedLen(len(body)))
-	n, err := base64.StdEncoding.Strict().Decode(plain, body)
-	if err != nil || n == 0 {
-		return nil, nil, false
-	}
-	plain = plain[:n]
-	if !f.matches(plain, body) {
+	plain, err := f.decode(body, end)
+	if err != nil || len(plain) == 0 || !f.matches(plain, body) {
 		return nil, nil, false
 	}
 	return plain, f, true
+}
+
+// decode decodes body, line by line where lines are whole groups: Go's decoder
+// is half as fast with line ends in what it reads. What is wrong with the lines
+// shows in the comparison.
+func (f *Base64) decode(body, end []byte) ([]byte, error) {
+	enc := base64.StdEncoding.Strict()
+	plain := make([]byte, enc.DecodedLen(len(body)))
+	if f.Line%4 != 0 {
+		n, err := enc.Decode(plain, body)
+		return plain[:n], err
+	}
+	n := 0
+	for len(body) > 0 {
+		line, rest := body[:min(f.Line, len(body))], []byte(nil)
+		if len(body) > f.Line {
+			rest = bytes.TrimPrefix(body[f.Line:], end)
+		}
+		m, err := enc.Decode(plain[n:], bytes.TrimSuffix(line, end))
+		if err != nil {
+			return nil, err
+		}
+		n, body = n+m, rest
+	}
+	return plain[:n], nil
 }
 
 // matches compares the encoding of plain with body without building it whole.
