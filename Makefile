@@ -26,7 +26,9 @@ soak: need
 	LETTERHOLD_SOAK=1 $(GO) test -timeout 12h ./...
 	FUZZTIME=$${FUZZTIME:-20m} sh contrib/fuzz
 
-bench:
-	$(GO) test -run xxx -bench . -benchmem ./...
+# The tables of docs/performance.md, beside notmuch and restic.
+bench: PACKAGES = notmuch restic
+bench: need build
+	$(GO) run ./contrib/bench import search scale
 
 .PHONY: run build test need soak bench
