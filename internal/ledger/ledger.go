@@ -346,6 +346,11 @@ func (l *Ledger) write(files map[string][]byte) error {
 	slices.Sort(names)
 	dirs := map[string]bool{}
 	for _, n := range names {
+		if slices.Contains(l.partial, n) {
+			// The checkpoint covers it: the same hashes are there already, and
+			// a crash between emptying and writing it would lose them.
+			continue
+		}
 		d := path.Dir(n)
 		if !l.synced[d] {
 			if err := l.fs.MkdirAll(d); err != nil {
