@@ -310,6 +310,8 @@ func TestKill(t *testing.T) {
 		}
 		cmd := exec.Command(bin, "--archive", "a", "--key-file", "key", "import", "in.mbox", "--mailbox", "m")
 		cmd.Dir = dir
+		var said bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &said, &said
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -322,7 +324,7 @@ func TestKill(t *testing.T) {
 			<-ended
 		case err := <-ended:
 			if err != nil {
-				t.Fatalf("round %d: %v", i, err)
+				t.Fatalf("round %d: %v\n%s", i, err, said.String())
 			}
 		}
 		if i%10 == 9 {

@@ -16,10 +16,11 @@ import (
 // Provenance is where a message comes from.
 type Provenance struct {
 	Mailbox  int64
-	Folder   string // levels separated by "/"
-	Source   string // what brought it: "import", a profile
-	Where    string // path, offset or UID there
-	Flags    string // space-separated, in IMAP's spelling
+	Folder   string   // levels separated by "/"
+	Labels   []string // folders it is in at the same time, instead of Folder
+	Source   string   // what brought it: "import", a profile
+	Where    string   // path, offset or UID there
+	Flags    string   // space-separated, in IMAP's spelling
 	Internal time.Time
 }
 

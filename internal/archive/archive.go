@@ -173,6 +173,13 @@ func Create(d durable.FS, o Options, add func(*seal.KeyFile, *seal.Ring) error) 
 	if err := state.Close(); err != nil {
 		return nil, err
 	}
+	cat, err := catalog.Open(d, ring.Current(seal.PurposeCatalog).Key)
+	if err != nil {
+		return nil, err
+	}
+	if err := cat.Close(); err != nil {
+		return nil, err
+	}
 	if _, err := ledger.Create(d, signer, extension(store.Position{}, 0, keys.Generation+1)); err != nil {
 		return nil, err
 	}

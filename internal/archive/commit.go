@@ -112,19 +112,32 @@ func (a *Archive) place(d *draft, p *prepared) (Result, error) {
 		r.Outcome = Archived
 	}
 	r.Row = row
-	folder, err := a.folder(d, p.from.Mailbox, p.from.Folder)
-	if err != nil {
-		return r, err
+	names := p.from.Labels
+	if len(names) == 0 {
+		names = []string{p.from.Folder}
 	}
-	if r.Outcome == Present && !d.occurs[row][folder.ID] {
-		there, err := w.Occurs(row, folder.ID)
-		if err != nil || there {
+	for _, name := range names {
+		fresh, err := a.occur(d, p, row, name, r.Outcome)
+		if err != nil {
 			return r, err
 		}
-	} else if d.occurs[row][folder.ID] {
-		return r, nil
+		r.NewOccurrence = r.NewOccurrence || fresh
 	}
-	r.NewOccurrence = true
+	return r, nil
+}
+
+// occur adds the occurrence of a message in a folder, unless it is there.
+func (a *Archive) occur(d *draft, p *prepared, row catalog.Row, name string, o Outcome) (bool, error) {
+	folder, err := a.folder(d, p.from.Mailbox, name)
+	if err != nil || d.occurs[row][folder.ID] {
+		return false, err
+	}
+	if o == Present {
+		there, err := a.catalog.Writer().Occurs(row, folder.ID)
+		if err != nil || there {
+			return false, err
+		}
+	}
 	if d.occurs[row] == nil {
 		d.occurs[row] = map[int64]bool{}
 	}
@@ -135,7 +148,7 @@ func (a *Archive) place(d *draft, p *prepared) (Result, error) {
 		Flags: p.from.Flags, Internal: p.from.Internal, ModSeq: a.modseq,
 	})
 	folder.UIDNext++
-	return r, nil
+	return true, nil
 }
 
 func (a *Archive) newMessage(d *draft, p *prepared) (catalog.Row, error) {

@@ -147,7 +147,7 @@ type database struct {
 	options vault.Options
 }
 
-func openDatabase(d durable.FS, name string, key seal.Key, schema string, o vault.Options) (_ *database, err error) {
+func openDatabase(d durable.FS, name string, key seal.Key, sh shape, o vault.Options) (_ *database, err error) {
 	v, err := vault.Open(d, name, key)
 	if err != nil {
 		return nil, err
@@ -164,30 +164,41 @@ func openDatabase(d durable.FS, name string, key seal.Key, schema string, o vaul
 	for range maxReaders {
 		db.readers <- nil
 	}
-	if err := migrate(db.writer, schema); err != nil {
+	if err := migrate(db.writer, sh); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return db, nil
 }
 
-// schemaVersion is SQLite's user_version of the newest shape.
-const schemaVersion = 1
+// shape is the tables of a database: the newest form, and the steps that lead
+// to it from the first. SQLite's user_version counts them.
+type shape struct {
+	newest string
+	steps  []string
+}
 
-func migrate(c *conn, schema string) error {
+func migrate(c *conn, sh shape) error {
+	version := int64(len(sh.steps)) + 1
 	n, _, err := c.number(`PRAGMA user_version`)
 	switch {
 	case err != nil:
 		return err
-	case n == schemaVersion:
+	case n == version:
 		return nil
-	case n != 0:
-		return fmt.Errorf("schema version %d; this program knows version %d: use a newer program", n, schemaVersion)
+	case n > version:
+		return fmt.Errorf("schema version %d; this program knows version %d: use a newer program", n, version)
+	}
+	steps := []string{sh.newest}
+	if n > 0 {
+		steps = sh.steps[n-1:]
 	}
 	return c.tx(func() error {
-		if err := c.Exec(schema); err != nil {
-			return err
+		for _, s := range steps {
+			if err := c.Exec(s); err != nil {
+				return err
+			}
 		}
-		return c.Exec(fmt.Sprintf(`PRAGMA user_version=%d`, schemaVersion))
+		return c.Exec(fmt.Sprintf(`PRAGMA user_version=%d`, version))
 	})
 }
 

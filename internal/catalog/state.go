@@ -18,6 +18,9 @@ import (
 //go:embed sql/state.sql
 var stateSchema string
 
+//go:embed sql/migrations/state-2.sql
+var state2 string
+
 // StateName is the file's name in the archive.
 const StateName = "state.db"
 
@@ -30,7 +33,7 @@ type State struct {
 
 // OpenState opens or creates state.db.
 func OpenState(d durable.FS, key seal.Key) (*State, error) {
-	db, err := openDatabase(d, StateName, key, stateSchema, vault.Options{Cache: 512, WALPages: 200})
+	db, err := openDatabase(d, StateName, key, shape{stateSchema, []string{state2}}, vault.Options{Cache: 512, WALPages: 200})
 	if err != nil {
 		return nil, err
 	}
@@ -378,110 +381,4 @@ func (v View) Setting(name string) (value string, err error) {
 		return nil
 	}, name)
 	return value, err
-}
-
-// Counts are the numbers of a run. They add up, or the run has failed.
-type Counts struct {
-	Seen     int64 `json:"seen"`
-	Archived int64 `json:"archived"`
-	Present  int64 `json:"present"`
-	Skipped  int64 `json:"skipped"`
-	Failed   int64 `json:"failed"`
-	Bytes    int64 `json:"bytes"`
-}
-
-// AddUp tells whether every message that was seen is accounted for.
-func (c Counts) AddUp() bool { return c.Seen == c.Archived+c.Present+c.Skipped+c.Failed }
-
-// Failure is a message that could not be archived.
-type Failure struct {
-	Where  string `json:"where"`
-	Reason string `json:"reason"`
-}
-
-// Run is one import.
-type Run struct {
-	ID      int64
-	What    string
-	State   string
-	Started time.Time
-	Ended   time.Time
-	Cursor  string // behind the last item that is accounted for
-	Counts
-	Failures []Failure
-}
-
-// States of a run.
-const (
-	RunRunning = "running"
-	RunDone    = "done"
-	RunPartial = "partial" // something failed
-	RunFailed  = "failed"
-)
-
-// maxFailures bounds the list that is kept of a run; the count is exact.
-const maxFailures = 10_000
-
-// StartRun stores a new run and returns its id.
-func (t Tx) StartRun(what string, now time.Time) (int64, error) {
-	err := t.c.run(`INSERT INTO runs (what, state, started) VALUES (?,?,?)`, what, RunRunning, now.Unix())
-	return t.c.LastInsertRowID(), err
-}
-
-// SaveRun stores progress and the failures since the last call.
-func (t Tx) SaveRun(r *Run, failures []Failure) error {
-	ended := int64(0)
-	if !r.Ended.IsZero() {
-		ended = r.Ended.Unix()
-	}
-	err := t.c.run(`UPDATE runs SET state=?, ended=?, cursor=?, seen=?, archived=?, present=?, skipped=?, failed=?, bytes=? WHERE id=?`,
-		r.State, ended, r.Cursor, r.Seen, r.Archived, r.Present, r.Skipped, r.Failed, r.Bytes, r.ID)
-	if err != nil {
-		return err
-	}
-	n, _, err := t.c.number(`SELECT count(*) FROM failures WHERE run = ?`, r.ID)
-	for _, f := range failures {
-		if n++; err != nil || n > maxFailures {
-			break
-		}
-		err = t.c.run(`INSERT INTO failures (run, place, reason) VALUES (?,?,?)`, r.ID, f.Where, f.Reason)
-	}
-	return err
-}
-
-// Unfinished returns the run of this kind that was interrupted, or ErrNotFound.
-func (v View) Unfinished(what string) (*Run, error) {
-	rs, err := v.runs(`WHERE what = ? AND state = 'running' ORDER BY id DESC LIMIT 1`, what)
-	if err != nil {
-		return nil, err
-	}
-	if len(rs) == 0 {
-		return nil, ErrNotFound
-	}
-	return &rs[0], nil
-}
-
-// Runs returns the newest runs.
-func (v View) Runs(limit int) ([]Run, error) { return v.runs(`ORDER BY id DESC LIMIT ?`, limit) }
-
-func (v View) runs(where string, arg any) (out []Run, err error) {
-	err = v.c.query(`SELECT id, what, state, started, ended, cursor, seen, archived, present, skipped, failed, bytes FROM runs `+where, func(s *sqlite3.Stmt) error {
-		r := Run{ID: s.ColumnInt64(0), What: s.ColumnText(1), State: s.ColumnText(2), Started: time.Unix(s.ColumnInt64(3), 0).UTC(), Cursor: s.ColumnText(5),
-			Counts: Counts{s.ColumnInt64(6), s.ColumnInt64(7), s.ColumnInt64(8), s.ColumnInt64(9), s.ColumnInt64(10), s.ColumnInt64(11)}}
-		if e := s.ColumnInt64(4); e != 0 {
-			r.Ended = time.Unix(e, 0).UTC()
-		}
-		out = append(out, r)
-		return nil
-	}, arg)
-	for i := range out {
-		if err != nil {
-			return nil, err
-		}
-		err = v.c.query(`SELECT place, reason FROM failures WHERE run = ? ORDER BY rowid`, func(s *sqlite3.Stmt) error {
-			out[i].Failures = append(out[i].Failures, Failure{s.ColumnText(0), s.ColumnText(1)})
-			return nil
-		}, out[i].ID)
-	}
-	return out, err
 }

@@ -38,6 +38,34 @@ type Item struct {
 	Internal time.Time
 	Skip     string // the rule that skipped it
 	Err      error
+
+	Labels []string // folders it is in at the same time, instead of Folder
+	Mark   Mark     // what is known once it and all before it are accounted for
+	Ref    Ref      // how to find it again
+	Again  bool     // it failed before and is tried again
+	Quiet  bool     // it is only a mark, no message
+}
+
+// Mark is how far a source has been read, for one of its folders or files.
+type Mark struct{ Key, Value string }
+
+// Marks are the last marks of a source, by key.
+type Marks map[string]string
+
+// Ref is a message at its source.
+type Ref struct {
+	Folder   string
+	Validity uint32
+	UID      uint32
+	UIDL     string // of POP3
+	Size     int64
+}
+
+// Source is an account or a folder from which mail is collected, again and
+// again. Walk yields what is new since the marks, and stops when yield returns
+// false; it may change marks. An item that failed does not end the walk.
+type Source interface {
+	Walk(ctx context.Context, marks Marks, yield func(Item) bool) error
 }
 
 // Options of a walk.
@@ -47,11 +75,32 @@ type Options struct {
 	After  string       // go on behind the item with this Where
 }
 
+func isEOF(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) }
+
 // maxNesting is how deep archives may lie in archives.
 const maxNesting = 3
 
 // errStop ends a walk because the consumer wants no more.
 var errStop = errors.New("stop")
+
+// Paths are files and folders as a Source. Their mark has the key PathMark.
+type Paths struct {
+	Paths   []string
+	Options Options
+}
+
+// PathMark is the key of the mark of Paths.
+const PathMark = "path"
+
+// Walk implements Source.
+func (p Paths) Walk(ctx context.Context, marks Marks, yield func(Item) bool) error {
+	o := p.Options
+	o.After = marks[PathMark]
+	return Files(ctx, p.Paths, o, func(i Item) bool {
+		i.Mark = Mark{PathMark, i.Where}
+		return yield(i)
+	})
+}
 
 // Files walks paths in order and calls yield for each item until it returns
 // false. The error is the context's.

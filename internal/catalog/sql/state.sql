@@ -37,8 +37,10 @@ CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID
 
 CREATE TABLE runs (
 	id INTEGER PRIMARY KEY,
+	profile INTEGER NOT NULL DEFAULT 0, -- 0: an import
 	what TEXT NOT NULL,   -- what is imported into where; a rerun has the same
-	state TEXT NOT NULL,  -- running, done, partial, failed
+	who TEXT NOT NULL DEFAULT '',
+	state TEXT NOT NULL,  -- running, paused, done, partial, failed, cancelled
 	started INTEGER NOT NULL,
 	ended INTEGER NOT NULL DEFAULT 0,
 	cursor TEXT NOT NULL DEFAULT '',
@@ -52,3 +54,35 @@ CREATE TABLE runs (
 CREATE INDEX runs_what ON runs (what);
 CREATE TABLE failures (run INTEGER NOT NULL, place TEXT NOT NULL, reason TEXT NOT NULL);
 CREATE INDEX failures_run ON failures (run);
+CREATE INDEX runs_profile ON runs (profile, id);
+CREATE TABLE runlog (run INTEGER NOT NULL, time INTEGER NOT NULL, line TEXT NOT NULL);
+CREATE INDEX runlog_run ON runlog (run);
+
+CREATE TABLE profiles (
+	id INTEGER PRIMARY KEY,
+	kind TEXT NOT NULL, -- source, target
+	name TEXT NOT NULL COLLATE NOCASE,
+	spec TEXT NOT NULL, -- JSON, without secrets
+	enabled INTEGER NOT NULL,
+	created INTEGER NOT NULL,
+	UNIQUE (kind, name)
+);
+
+-- How far each folder of a profile's source has been read.
+CREATE TABLE marks (profile INTEGER NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (profile, key)) WITHOUT ROWID;
+
+-- Messages that could not be archived and are still at their source.
+CREATE TABLE missed (
+	profile INTEGER NOT NULL,
+	place TEXT NOT NULL,
+	folder TEXT NOT NULL,
+	validity INTEGER NOT NULL,
+	uid INTEGER NOT NULL,
+	uidl TEXT NOT NULL,
+	size INTEGER NOT NULL,
+	reason TEXT NOT NULL,
+	tries INTEGER NOT NULL,
+	first INTEGER NOT NULL,
+	last INTEGER NOT NULL,
+	PRIMARY KEY (profile, place)
+) WITHOUT ROWID;

@@ -1,0 +1,166 @@
+package catalog
+
+import (
+	"time"
+
+	"github.com/ncruces/go-sqlite3"
+)
+
+// Counts are the numbers of a run. They add up, or the run has failed.
+type Counts struct {
+	Seen     int64 `json:"seen"`
+	Archived int64 `json:"archived"`
+	Present  int64 `json:"present"`
+	Skipped  int64 `json:"skipped"`
+	Failed   int64 `json:"failed"`
+	Bytes    int64 `json:"bytes"`
+}
+
+// AddUp tells whether every message that was seen is accounted for.
+func (c Counts) AddUp() bool { return c.Seen == c.Archived+c.Present+c.Skipped+c.Failed }
+
+// Failure is a message that could not be archived.
+type Failure struct {
+	Where  string `json:"where"`
+	Reason string `json:"reason"`
+}
+
+// Run is one import, or one run of a profile.
+type Run struct {
+	ID      int64
+	Profile int64 // 0: an import
+	What    string
+	Who     string
+	State   string
+	Started time.Time
+	Ended   time.Time
+	Cursor  string // behind the last item that is accounted for
+	Counts
+	Failures []Failure
+}
+
+// States of a run.
+const (
+	RunRunning   = "running"
+	RunPaused    = "paused"
+	RunDone      = "done"
+	RunPartial   = "partial" // something failed
+	RunFailed    = "failed"
+	RunCancelled = "cancelled"
+)
+
+// maxFailures bounds the list that is kept of a run; the count is exact.
+const maxFailures = 10_000
+
+// StartRun stores a new run and gives it its id.
+func (t Tx) StartRun(r *Run) error {
+	err := t.c.run(`INSERT INTO runs (profile, what, who, state, started) VALUES (?,?,?,?,?)`, r.Profile, r.What, r.Who, RunRunning, r.Started.Unix())
+	r.ID, r.State = t.c.LastInsertRowID(), RunRunning
+	return err
+}
+
+// SaveRun stores progress and the failures since the last call.
+func (t Tx) SaveRun(r *Run, failures []Failure) error {
+	ended := int64(0)
+	if !r.Ended.IsZero() {
+		ended = r.Ended.Unix()
+	}
+	err := t.c.run(`UPDATE runs SET state=?, ended=?, cursor=?, seen=?, archived=?, present=?, skipped=?, failed=?, bytes=? WHERE id=?`,
+		r.State, ended, r.Cursor, r.Seen, r.Archived, r.Present, r.Skipped, r.Failed, r.Bytes, r.ID)
+	if err != nil {
+		return err
+	}
+	n, _, err := t.c.number(`SELECT count(*) FROM failures WHERE run = ?`, r.ID)
+	for _, f := range failures {
+		if n++; err != nil || n > maxFailures {
+			break
+		}
+		err = t.c.run(`INSERT INTO failures (run, place, reason) VALUES (?,?,?)`, r.ID, f.Where, f.Reason)
+	}
+	return err
+}
+
+// Unfinished returns the run of this kind that was interrupted, or ErrNotFound.
+func (v View) Unfinished(what string) (*Run, error) {
+	rs, err := v.runs(`WHERE what = ? AND state = 'running' ORDER BY id DESC LIMIT 1`, what)
+	if err != nil {
+		return nil, err
+	}
+	if len(rs) == 0 {
+		return nil, ErrNotFound
+	}
+	return &rs[0], nil
+}
+
+// Runs returns the newest runs.
+func (v View) Runs(limit int) ([]Run, error) { return v.runs(`ORDER BY id DESC LIMIT ?`, limit) }
+
+// RunsOf returns the newest runs of a profile.
+func (v View) RunsOf(profile int64, limit int) ([]Run, error) {
+	return v.runs(`WHERE profile = ? ORDER BY id DESC LIMIT ?`, profile, limit)
+}
+
+// Run returns a run by id.
+func (v View) Run(id int64) (*Run, error) {
+	rs, err := v.runs(`WHERE id = ?`, id)
+	if err == nil && len(rs) == 0 {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &rs[0], nil
+}
+
+func (v View) runs(where string, args ...any) (out []Run, err error) {
+	err = v.c.query(`SELECT id, what, state, started, ended, cursor, seen, archived, present, skipped, failed, bytes, profile, who FROM runs `+where, func(s *sqlite3.Stmt) error {
+		r := Run{ID: s.ColumnInt64(0), What: s.ColumnText(1), State: s.ColumnText(2), Started: time.Unix(s.ColumnInt64(3), 0).UTC(), Cursor: s.ColumnText(5),
+			Counts:  Counts{s.ColumnInt64(6), s.ColumnInt64(7), s.ColumnInt64(8), s.ColumnInt64(9), s.ColumnInt64(10), s.ColumnInt64(11)},
+			Profile: s.ColumnInt64(12), Who: s.ColumnText(13)}
+		if e := s.ColumnInt64(4); e != 0 {
+			r.Ended = time.Unix(e, 0).UTC()
+		}
+		out = append(out, r)
+		return nil
+	}, args...)
+	for i := range out {
+		if err != nil {
+			return nil, err
+		}
+		err = v.c.query(`SELECT place, reason FROM failures WHERE run = ? ORDER BY rowid`, func(s *sqlite3.Stmt) error {
+			out[i].Failures = append(out[i].Failures, Failure{s.ColumnText(0), s.ColumnText(1)})
+			return nil
+		}, out[i].ID)
+	}
+	return out, err
+}
+
+// Line is one line of a run's log.
+type Line struct {
+	Time time.Time `json:"time"`
+	Text string    `json:"text"`
+}
+
+// maxLines bounds a run's log; what comes after is counted only.
+const maxLines = 20_000
+
+// AddLines adds to a run's log.
+func (t Tx) AddLines(run int64, lines []Line) error {
+	n, _, err := t.c.number(`SELECT count(*) FROM runlog WHERE run = ?`, run)
+	for _, l := range lines {
+		if n++; err != nil || n > maxLines {
+			break
+		}
+		err = t.c.run(`INSERT INTO runlog (run, time, line) VALUES (?,?,?)`, run, l.Time.Unix(), l.Text)
+	}
+	return err
+}
+
+// Lines returns the last lines of a run's log, oldest first.
+func (v View) Lines(run int64, limit int) (out []Line, err error) {
+	err = v.c.query(`SELECT time, line FROM (SELECT rowid AS n, time, line FROM runlog WHERE run = ? ORDER BY n DESC LIMIT ?) ORDER BY n`, func(s *sqlite3.Stmt) error {
+		out = append(out, Line{time.Unix(s.ColumnInt64(0), 0).UTC(), s.ColumnText(1)})
+		return nil
+	}, run, limit)
+	return out, err
+}

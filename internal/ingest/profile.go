@@ -1,0 +1,434 @@
+package ingest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/letterhold/letterhold/internal/archive"
+	"github.com/letterhold/letterhold/internal/catalog"
+	"github.com/letterhold/letterhold/internal/imapclient"
+	"github.com/letterhold/letterhold/internal/seal"
+	"github.com/letterhold/letterhold/internal/source"
+	"github.com/letterhold/letterhold/internal/tlsconf"
+)
+
+// Profile says what is collected, from where, into whose mailbox, how often,
+// and whether the source is cleaned up afterwards. Its JSON is in state.db; the
+// password is a secret of its own and is no part of it.
+type Profile struct {
+	ID      int64     `json:"-"`
+	Name    string    `json:"-"`
+	Enabled bool      `json:"-"`
+	Created time.Time `json:"-"`
+
+	From    string   `json:"from"` // URL without a password
+	Mailbox string   `json:"mailbox"`
+	Include []string `json:"include,omitempty"` // folders; empty: all but spam, trash and drafts
+	Exclude []string `json:"exclude,omitempty"`
+	Target  string   `json:"target,omitempty"` // pattern of folders in the archive; default {folder}
+
+	Every  Duration `json:"every,omitempty"` // 0: by hand
+	At     string   `json:"at,omitempty"`    // daily "02:30", or weekly "Mon 02:30"
+	Window string   `json:"window,omitempty"`
+
+	DeleteAfter int        `json:"delete_after,omitempty"` // days; 0: the source is left as it is
+	Bandwidth   int64      `json:"bandwidth,omitempty"`    // bytes a second; 0: no limit
+	AllowNet    []string   `json:"allow_net,omitempty"`
+	CA          string     `json:"ca,omitempty"`  // PEM
+	Pin         string     `json:"pin,omitempty"` // SHA-256 of the server's key
+	Exception   *Exception `json:"exception,omitempty"`
+	TokenSource string     `json:"token_source,omitempty"`
+}
+
+// Exception is a weakening that somebody answers for, for a limited time.
+type Exception struct {
+	Kind   string    `json:"kind"` // unverified, cleartext
+	Owner  string    `json:"owner"`
+	Reason string    `json:"reason"`
+	Since  time.Time `json:"since"`
+	Until  time.Time `json:"until"`
+}
+
+// Kinds of exceptions.
+const (
+	Unverified = "unverified" // TLS, whatever certificate the server shows
+	Cleartext  = "cleartext"  // no TLS
+)
+
+// MaxException is how long an exception may last; then somebody looks again.
+const MaxException = 30 * 24 * time.Hour
+
+// Duration is a time.Duration that JSON shows as text.
+type Duration time.Duration
+
+// MarshalText implements encoding.TextMarshaler.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *Duration) UnmarshalText(b []byte) error {
+	x, err := time.ParseDuration(string(b))
+	*d = Duration(x)
+	return err
+}
+
+// minEvery is how often a source is asked at most.
+const minEvery = 5 * time.Minute
+
+// Check refuses a profile that cannot work or is not safe.
+func (p *Profile) Check(now time.Time) error {
+	if err := catalog.CheckName(p.Name); err != nil {
+		return fmt.Errorf("profile: %w", err)
+	}
+	if err := catalog.CheckName(p.Mailbox); err != nil {
+		return fmt.Errorf("mailbox: %w", err)
+	}
+	e, err := p.endpoint()
+	if err != nil {
+		return err
+	}
+	if _, err := p.trust(); err != nil {
+		return err
+	}
+	if _, err := tlsconf.ParseNets(p.AllowNet); err != nil {
+		return err
+	}
+	if every := time.Duration(p.Every); every != 0 && every < minEvery {
+		return fmt.Errorf("every %s: the least is %s", every, minEvery)
+	}
+	if p.DeleteAfter < 0 {
+		return errors.New("days after which mail is deleted at the source: they are 1 or more")
+	}
+	for _, pattern := range slices.Concat(p.Include, p.Exclude) {
+		if _, err := path.Match(pattern, ""); err != nil {
+			return fmt.Errorf("folders %q: %w", pattern, err)
+		}
+	}
+	if err := p.schedule().check(); err != nil {
+		return err
+	}
+	return p.checkException(e, now)
+}
+
+func (p *Profile) checkException(e endpoint, now time.Time) error {
+	x := p.Exception
+	if x == nil {
+		return nil
+	}
+	switch {
+	case x.Kind != Unverified && x.Kind != Cleartext:
+		return fmt.Errorf("exception %q: it is %s or %s", x.Kind, Unverified, Cleartext)
+	case x.Owner == "" || x.Reason == "":
+		return errors.New("an exception needs somebody who answers for it (--owner) and a reason (--reason)")
+	case !x.Until.After(now):
+		return errors.New("the exception would have ended already (--until)")
+	case x.Until.Sub(now) > MaxException:
+		return fmt.Errorf("an exception ends after 30 days at most: by %s", now.Add(MaxException).Format(time.DateOnly))
+	case e.scheme == "folder":
+		return errors.New("a folder needs no exception")
+	case strongProvider(e.host):
+		return fmt.Errorf("%s offers verified encryption: no exception is made for it", e.host)
+	}
+	return nil
+}
+
+// strongProviders offer TLS with good certificates; whoever sees something else
+// is not talking to them.
+var strongProviders = []string{"office365.com", "outlook.com", "gmail.com", "googlemail.com", "google.com", "yahoo.com", "icloud.com", "me.com", "gmx.net", "gmx.de", "web.de", "t-online.de", "fastmail.com", "mailbox.org", "posteo.de", "zoho.com", "zoho.eu"}
+
+func strongProvider(host string) bool {
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	return slices.ContainsFunc(strongProviders, func(p string) bool { return host == p || strings.HasSuffix(host, "."+p) })
+}
+
+// endpoint is what the profile's URL says.
+type endpoint struct {
+	scheme   string // imap, imaps, pop3, pop3s, folder
+	user     string
+	host     string
+	port     int
+	path     string
+	security imapclient.Security
+}
+
+// schemes with their ports. Without the "s", STARTTLS is mandatory.
+var schemes = map[string]struct {
+	port     int
+	security imapclient.Security
+}{
+	"imaps": {993, imapclient.ImplicitTLS}, "imap": {143, imapclient.StartTLS},
+	"pop3s": {995, imapclient.ImplicitTLS}, "pop3": {110, imapclient.StartTLS},
+}
+
+func (p *Profile) endpoint() (e endpoint, err error) {
+	if path, ok := strings.CutPrefix(p.From, "folder:"); ok {
+		if !strings.HasPrefix(path, "/") {
+			return e, fmt.Errorf("source %q: a folder is written folder:/path", p.From)
+		}
+		return endpoint{scheme: "folder", path: path}, nil
+	}
+	u, err := url.Parse(p.From)
+	if err != nil {
+		return e, errors.New("source: it is written like imaps://user@host:993")
+	}
+	s, ok := schemes[u.Scheme]
+	switch {
+	case !ok:
+		return e, fmt.Errorf("source %q: it begins with imaps://, imap://, pop3s://, pop3:// or folder:/", u.Scheme)
+	case u.Hostname() == "":
+		return e, fmt.Errorf("source: the host is missing; it is written like %s://user@host:%d", u.Scheme, s.port)
+	case u.User == nil || u.User.Username() == "":
+		return e, fmt.Errorf("source: the account is missing; it is written like %s://user@host:%d", u.Scheme, s.port)
+	}
+	if _, set := u.User.Password(); set {
+		return e, errors.New("source: the password does not belong into the address, where logs would show it; use --password-file")
+	}
+	e = endpoint{scheme: u.Scheme, user: u.User.Username(), host: u.Hostname(), security: s.security}
+	if e.port, err = source.ParsePort(u.Port(), s.port); err != nil {
+		return e, err
+	}
+	if p.Exception != nil && p.Exception.Kind == Cleartext {
+		if strings.HasSuffix(u.Scheme, "s") {
+			return e, fmt.Errorf("source: %s:// is encrypted; an exception for %s is for %s://", u.Scheme, Cleartext, strings.TrimSuffix(u.Scheme, "s"))
+		}
+		e.security = imapclient.Cleartext
+	}
+	return e, nil
+}
+
+func (p *Profile) trust() (t tlsconf.Trust, err error) {
+	t.CA = []byte(p.CA)
+	if p.Pin != "" {
+		t.Pin, err = tlsconf.ParsePin(p.Pin)
+	}
+	t.Unverified = p.Exception != nil && p.Exception.Kind == Unverified
+	return t, err
+}
+
+// ErrException: the exception that a profile rests on has ended.
+var ErrException = errors.New("the exception has ended: the profile rests and the mail stays at its source")
+
+// open returns the source of a profile.
+func (p *Profile) open(a *archive.Archive, r *Runner, missed []catalog.Missed, note func(string, ...any)) (source.Source, error) {
+	e, err := p.endpoint()
+	if err != nil {
+		return nil, err
+	}
+	if x := p.Exception; x != nil && !a.Now().Before(x.Until) {
+		return nil, ErrException
+	}
+	filter := source.Filter{Include: p.Include, Exclude: p.Exclude}
+	switch e.scheme {
+	case "imap", "imaps":
+		o, err := p.options(e, a.Now)
+		if err != nil {
+			return nil, err
+		}
+		s := &source.IMAP{Options: o, Credential: r.credential(p, e), Filter: filter, Note: note}
+		for _, m := range missed {
+			if m.Tries < maxTries {
+				s.Retry = append(s.Retry, source.Ref{Folder: m.Folder, Validity: m.Validity, UID: m.UID, UIDL: m.UIDL, Size: m.Size})
+			}
+		}
+		return s, nil
+	}
+	return nil, fmt.Errorf("source %s: not known", e.scheme)
+}
+
+// maxTries is how often a message that fails is tried by itself.
+const maxTries = 5
+
+func (p *Profile) options(e endpoint, now func() time.Time) (imapclient.Options, error) {
+	nets, err := tlsconf.ParseNets(p.AllowNet)
+	if err != nil {
+		return imapclient.Options{}, err
+	}
+	trust, err := p.trust()
+	return imapclient.Options{Dialer: &tlsconf.Dialer{Allow: nets}, Host: e.host, Port: e.port, Security: e.security, Trust: trust, Now: now, Literal: archive.MaxMessage}, err
+}
+
+// folder is where a message goes in the archive: the pattern with {folder},
+// {account}, {user} and {domain} replaced.
+func (p *Profile) folder(name string) string {
+	if p.Target == "" {
+		return name
+	}
+	e, _ := p.endpoint()
+	user, domain, _ := strings.Cut(e.user, "@")
+	if domain == "" {
+		domain = e.host
+	}
+	return strings.Trim(strings.NewReplacer("{folder}", name, "{account}", e.user, "{user}", user, "{domain}", domain, "{mailbox}", p.Mailbox).Replace(p.Target), "/")
+}
+
+// decode reads a profile as the catalog has it.
+func decode(c *catalog.Profile) (*Profile, error) {
+	p := &Profile{ID: c.ID, Name: c.Name, Enabled: c.Enabled, Created: c.Created}
+	if err := json.Unmarshal(c.Spec, p); err != nil {
+		return nil, fmt.Errorf("profile %q: %w", c.Name, err)
+	}
+	return p, nil
+}
+
+func (p *Profile) encode() (catalog.Profile, error) {
+	b, err := json.Marshal(p)
+	return catalog.Profile{ID: p.ID, Kind: catalog.KindSource, Name: p.Name, Spec: b, Enabled: p.Enabled, Created: p.Created}, err
+}
+
+// Profiles returns all profiles by name.
+func Profiles(ctx context.Context, a *archive.Archive) (out []*Profile, err error) {
+	var cs []catalog.Profile
+	if err := a.State().View(ctx, func(v catalog.View) (err error) {
+		cs, err = v.Profiles(catalog.KindSource)
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	for i := range cs {
+		p, err := decode(&cs[i])
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+// ErrNoProfile: there is no profile of that name.
+var ErrNoProfile = errors.New("no such profile")
+
+// Load returns a profile by name.
+func Load(ctx context.Context, a *archive.Archive, name string) (*Profile, error) {
+	var c *catalog.Profile
+	err := a.State().View(ctx, func(v catalog.View) (err error) {
+		c, err = v.Profile(catalog.KindSource, name)
+		return err
+	})
+	if errors.Is(err, catalog.ErrNotFound) {
+		return nil, fmt.Errorf("%w: %q", ErrNoProfile, name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return decode(c)
+}
+
+// Save stores a profile, a new one if it has no id. A password of nil stays as
+// it is. An exception is an act of its own, with who answers for it.
+func Save(a *archive.Archive, p *Profile, password []byte, who string) error {
+	if err := p.Check(a.Now()); err != nil {
+		return err
+	}
+	what := "profile changed"
+	if p.ID == 0 {
+		what, p.Created = "profile added", a.Now()
+	}
+	act := archive.Act{What: what, Who: who, Of: p.Name}
+	if x := p.Exception; x != nil {
+		act.What, act.Why = what+" with an exception", x.Reason
+		act.More = []string{"kind " + x.Kind, "owner " + x.Owner, "until " + x.Until.UTC().Format(time.RFC3339)}
+	}
+	c, err := p.encode()
+	if err != nil {
+		return err
+	}
+	key := a.Key(seal.PurposeSecret).Key
+	return a.Change(act, func(t catalog.Tx) (err error) {
+		if p.ID == 0 {
+			p.ID, err = t.AddProfile(c)
+		} else {
+			err = t.SetProfile(c)
+		}
+		if err != nil || password == nil {
+			return err
+		}
+		name := catalog.ProfileSecret(p.ID)
+		return t.SetSecret(name, seal.SealBox(key, []byte(name), password))
+	})
+}
+
+// Remove removes a profile; what it collected stays.
+func Remove(a *archive.Archive, p *Profile, who string) error {
+	return a.Change(archive.Act{What: "profile removed", Who: who, Of: p.Name}, func(t catalog.Tx) error { return t.RemoveProfile(p.ID) })
+}
+
+// schedule is when a profile runs by itself.
+type schedule struct {
+	every  time.Duration
+	day    int // of the week; -1: any
+	minute int // of the day; -1: not daily
+	from   int // minutes of the day between which it runs; both 0: always
+	to     int
+	err    error
+}
+
+var weekdays = []string{"sun", "mon", "tue", "wed", "thu", "fri", "sat"}
+
+func (p *Profile) schedule() schedule {
+	s := schedule{every: time.Duration(p.Every), day: -1, minute: -1}
+	if p.At != "" {
+		fields := strings.Fields(strings.ToLower(p.At))
+		if len(fields) == 2 {
+			s.day = slices.IndexFunc(weekdays, func(d string) bool { return strings.HasPrefix(fields[0], d) })
+			if s.day < 0 {
+				s.err = fmt.Errorf("time %q: it is written 02:30, or Mon 02:30", p.At)
+			}
+			fields = fields[1:]
+		}
+		var err error
+		if s.minute, err = clock(fields[0]); err != nil || len(fields) != 1 {
+			s.err = fmt.Errorf("time %q: it is written 02:30, or Mon 02:30", p.At)
+		}
+	}
+	if p.Window != "" {
+		a, b, ok := strings.Cut(p.Window, "-")
+		var err1, err2 error
+		s.from, err1 = clock(a)
+		s.to, err2 = clock(b)
+		if !ok || err1 != nil || err2 != nil || s.from == s.to {
+			s.err = fmt.Errorf("time window %q: it is written 22:00-06:00", p.Window)
+		}
+	}
+	return s
+}
+
+func clock(s string) (int, error) {
+	h, m, ok := strings.Cut(strings.TrimSpace(s), ":")
+	hours, err1 := strconv.Atoi(h)
+	minutes, err2 := strconv.Atoi(m)
+	if !ok || err1 != nil || err2 != nil || hours < 0 || hours > 23 || minutes < 0 || minutes > 59 {
+		return 0, fmt.Errorf("time of day %q", s)
+	}
+	return hours*60 + minutes, nil
+}
+
+func (s schedule) check() error { return s.err }
+
+// due tells whether a run is due at a moment, the last having begun at another.
+func (s schedule) due(last, now time.Time) bool {
+	minute := now.Hour()*60 + now.Minute()
+	if s.from != s.to && !(s.from < s.to && minute >= s.from && minute < s.to || s.from > s.to && (minute >= s.from || minute < s.to)) {
+		return false
+	}
+	switch {
+	case s.minute >= 0:
+		at := time.Date(now.Year(), now.Month(), now.Day(), s.minute/60, s.minute%60, 0, 0, now.Location())
+		if s.day >= 0 {
+			at = at.AddDate(0, 0, -((int(now.Weekday()) - s.day + 7) % 7))
+		}
+		if at.After(now) {
+			return false
+		}
+		return last.Before(at)
+	case s.every > 0:
+		return !now.Before(last.Add(s.every))
+	}
+	return false
+}

@@ -1,0 +1,387 @@
+package ingest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/letterhold/letterhold/internal/archive"
+	"github.com/letterhold/letterhold/internal/catalog"
+	"github.com/letterhold/letterhold/internal/imapclient"
+	"github.com/letterhold/letterhold/internal/seal"
+	"github.com/letterhold/letterhold/internal/source"
+	"github.com/letterhold/letterhold/internal/tlsconf"
+)
+
+// Runner runs profiles of an archive, one run of each at a time.
+type Runner struct {
+	a *archive.Archive
+
+	mu   sync.Mutex
+	live map[int64]*live // by profile
+	runs sync.WaitGroup
+}
+
+// live is a run under way.
+type live struct {
+	intake *intake
+	stop   context.CancelCauseFunc
+	done   chan struct{}
+	step   string // what it does, for people; guarded by Runner.mu
+}
+
+// NewRunner returns the runner of an archive.
+func NewRunner(a *archive.Archive) *Runner {
+	return &Runner{a: a, live: map[int64]*live{}}
+}
+
+// Errors of runs.
+var (
+	// ErrRunning: a run of the profile is under way.
+	ErrRunning = errors.New("a run of this profile is under way")
+	// ErrIdle: no run of the profile is under way.
+	ErrIdle = errors.New("no run of this profile is under way")
+
+	errPaused    = errors.New("paused")
+	errCancelled = errors.New("cancelled")
+)
+
+// Outcome is what became of a run.
+type Outcome struct {
+	Run     int64  `json:"run"`
+	Profile string `json:"profile"`
+	State   string `json:"state"`
+	Report
+	Error string `json:"error,omitempty"`
+}
+
+// Start begins a run, or goes on with the one that was interrupted or paused.
+// The returned function waits for its end.
+func (r *Runner) Start(ctx context.Context, p *Profile, who string) (func() (*Outcome, error), error) {
+	r.mu.Lock()
+	if r.live[p.ID] != nil {
+		r.mu.Unlock()
+		return nil, fmt.Errorf("profile %q: %w", p.Name, ErrRunning)
+	}
+	ctx, stop := context.WithCancelCause(ctx)
+	l := &live{intake: newIntake(r.a), stop: stop, done: make(chan struct{})}
+	r.live[p.ID] = l
+	r.mu.Unlock()
+	var out *Outcome
+	var err error
+	r.runs.Go(func() {
+		defer close(l.done)
+		defer stop(nil)
+		out, err = r.run(ctx, l, p, who)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		delete(r.live, p.ID)
+	})
+	return func() (*Outcome, error) { <-l.done; return out, err }, nil
+}
+
+// Pause stops a run so that the next Start goes on with it; Cancel ends it.
+func (r *Runner) Pause(p *Profile) error { return r.stopRun(p, errPaused) }
+
+// Cancel ends a run. What it has archived stays.
+func (r *Runner) Cancel(p *Profile) error { return r.stopRun(p, errCancelled) }
+
+func (r *Runner) stopRun(p *Profile, why error) error {
+	r.mu.Lock()
+	l := r.live[p.ID]
+	r.mu.Unlock()
+	if l == nil {
+		return fmt.Errorf("profile %q: %w", p.Name, ErrIdle)
+	}
+	l.stop(why)
+	<-l.done
+	return nil
+}
+
+// Close stops all runs; they go on at the next start.
+func (r *Runner) Close() {
+	r.mu.Lock()
+	for _, l := range r.live {
+		l.stop(context.Canceled)
+	}
+	r.mu.Unlock()
+	r.runs.Wait()
+}
+
+// Progress is a run under way, for people.
+type Progress struct {
+	Run     int64     `json:"run"`
+	Profile int64     `json:"profile"`
+	Started time.Time `json:"started"`
+	Step    string    `json:"step"`
+	catalog.Counts
+}
+
+// Live returns the runs under way.
+func (r *Runner) Live() (out []Progress) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for id, l := range r.live {
+		l.intake.mu.Lock()
+		out = append(out, Progress{Run: l.intake.row.ID, Profile: id, Started: l.intake.row.Started, Step: l.step, Counts: l.intake.report.Counts})
+		l.intake.mu.Unlock()
+	}
+	slices.SortFunc(out, func(a, b Progress) int { return int(a.Run - b.Run) })
+	return out
+}
+
+func (r *Runner) run(ctx context.Context, l *live, p *Profile, who string) (*Outcome, error) {
+	in := l.intake
+	start := time.Now()
+	var lines []catalog.Line
+	note := func(format string, args ...any) {
+		in.mu.Lock()
+		defer in.mu.Unlock()
+		lines = append(lines, catalog.Line{Time: r.a.Now(), Text: fmt.Sprintf(format, args...)})
+	}
+	mailbox, err := r.a.Mailbox(ctx, p.Mailbox, who)
+	if err != nil {
+		return nil, err
+	}
+	in.from = func(i source.Item) (archive.Provenance, string) {
+		from := archive.Provenance{Mailbox: mailbox, Folder: p.folder(i.Folder), Source: p.Name, Where: i.Where, Flags: i.Flags, Internal: i.Internal}
+		for _, label := range i.Labels {
+			from.Labels = append(from.Labels, p.folder(label))
+		}
+		return from, ""
+	}
+	in.store = func(t catalog.Tx, row *catalog.Run, s *progress) error {
+		some := lines
+		lines = nil
+		return storeRun(t, row, s, some)
+	}
+	marks, missed, err := r.begin(ctx, in, p, who)
+	if err != nil {
+		return nil, err
+	}
+	note("run %d of %q begins", in.row.ID, p.Name)
+	src, err := p.open(r.a, r, missed, note)
+	if err == nil {
+		err = in.work(ctx, src, marks)
+	}
+	return r.end(ctx, in, p, err, time.Since(start), note)
+}
+
+// begin finds the run that was interrupted or paused, or starts one.
+func (r *Runner) begin(ctx context.Context, in *intake, p *Profile, who string) (marks source.Marks, missed []catalog.Missed, err error) {
+	err = r.a.State().View(ctx, func(v catalog.View) error {
+		m, err := v.Marks(p.ID)
+		if err != nil {
+			return err
+		}
+		marks = m
+		if missed, err = v.Missed(p.ID, maxListed); err != nil {
+			return err
+		}
+		rs, err := v.RunsOf(p.ID, 1)
+		if err == nil && len(rs) == 1 && (rs[0].State == catalog.RunRunning || rs[0].State == catalog.RunPaused) {
+			in.resume(&rs[0])
+		}
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return marks, missed, r.a.State().Write(func(t catalog.Tx) error {
+		if in.row.ID == 0 {
+			in.row = catalog.Run{Profile: p.ID, What: p.Name, Who: who, Started: r.a.Now()}
+			return t.StartRun(&in.row)
+		}
+		in.row.State = catalog.RunRunning
+		return t.SaveRun(&in.row, nil)
+	})
+}
+
+// storeRun keeps the place of a profile's run.
+func storeRun(t catalog.Tx, row *catalog.Run, s *progress, lines []catalog.Line) error {
+	for key, value := range s.marks {
+		if err := t.SetMark(row.Profile, key, value); err != nil {
+			return err
+		}
+	}
+	for _, where := range s.cured {
+		if err := t.RemoveMissed(row.Profile, where); err != nil {
+			return err
+		}
+	}
+	for _, m := range s.missed {
+		if err := t.AddMissed(row.Profile, m); err != nil {
+			return err
+		}
+	}
+	if err := t.AddLines(row.ID, lines); err != nil {
+		return err
+	}
+	return t.SaveRun(row, s.failures)
+}
+
+// end stores what became of a run.
+func (r *Runner) end(ctx context.Context, in *intake, p *Profile, cause error, took time.Duration, note func(string, ...any)) (*Outcome, error) {
+	out := &Outcome{Run: in.row.ID, Profile: p.Name}
+	why := context.Cause(ctx)
+	switch {
+	case cause == nil:
+	case errors.Is(why, errPaused):
+		note("paused")
+	case errors.Is(why, errCancelled):
+		note("cancelled")
+	case ctx.Err() != nil:
+		in.interrupted() // the run stays "running": it goes on at the next start
+		out.State, out.Report, out.Error = catalog.RunRunning, in.report, "interrupted"
+		return out, ctx.Err()
+	default:
+		note("stopped: %v", cause)
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	sum := in.conclude()
+	switch {
+	case cause != nil && errors.Is(why, errPaused):
+		in.row.State, in.row.Ended = catalog.RunPaused, time.Time{}
+	case cause != nil && errors.Is(why, errCancelled):
+		in.row.State = catalog.RunCancelled
+	case cause != nil:
+		in.row.State = catalog.RunFailed
+		out.Error = cause.Error()
+		f := catalog.Failure{Where: p.Name, Reason: cause.Error()}
+		in.report.Failures = append(in.report.Failures, f)
+		in.since.failures = append(in.since.failures, f)
+	}
+	in.report.Seconds = took.Seconds()
+	err := r.a.State().Write(func(t catalog.Tx) error { return in.store(t, &in.row, &in.since) })
+	out.State, out.Report = in.row.State, in.report
+	return out, errors.Join(sum, err)
+}
+
+// credential returns what opens the account of a profile.
+func (r *Runner) credential(p *Profile, e endpoint) func(context.Context) (imapclient.Credential, error) {
+	return func(ctx context.Context) (imapclient.Credential, error) {
+		name := catalog.ProfileSecret(p.ID)
+		var box []byte
+		err := r.a.State().View(ctx, func(v catalog.View) (err error) {
+			box, err = v.Secret(name)
+			return err
+		})
+		if errors.Is(err, catalog.ErrNotFound) {
+			return imapclient.Credential{}, fmt.Errorf("profile %q has no password: letterhold profile edit %q --password-file F", p.Name, p.Name)
+		}
+		if err != nil {
+			return imapclient.Credential{}, err
+		}
+		password, err := seal.OpenBox(r.a.Key(seal.PurposeSecret).Key, []byte(name), box)
+		return imapclient.Credential{User: e.user, Password: string(password)}, err
+	}
+}
+
+// Check is one step of a connection test.
+type Check struct {
+	Step   tlsconf.Step `json:"step"`
+	OK     bool         `json:"ok"`
+	Detail string       `json:"detail"`
+}
+
+// Tested is what a connection test found.
+type Tested struct {
+	Steps   []Check        `json:"steps"`
+	Folders []TestedFolder `json:"folders"`
+	Chain   []Shown        `json:"chain,omitempty"`
+}
+
+// TestedFolder is a folder of the account, and why it is left out.
+type TestedFolder struct {
+	Name     string `json:"name"`
+	Messages uint32 `json:"messages"`
+	LeftOut  string `json:"left_out,omitempty"`
+}
+
+// Shown is a certificate that the server showed.
+type Shown struct {
+	Subject string    `json:"subject"`
+	Issuer  string    `json:"issuer"`
+	Until   time.Time `json:"until"`
+	Pin     string    `json:"pin"`
+}
+
+// Test connects step by step, and archives nothing.
+func (r *Runner) Test(ctx context.Context, p *Profile) (*Tested, error) {
+	t := &Tested{Steps: []Check{}, Folders: []TestedFolder{}}
+	e, err := p.endpoint()
+	if err != nil {
+		return nil, err
+	}
+	src, err := p.open(r.a, r, nil, func(string, ...any) {})
+	if err != nil {
+		return nil, err
+	}
+	switch s := src.(type) {
+	case *source.IMAP:
+		return t, testIMAP(ctx, t, e, s)
+	}
+	return t, nil
+}
+
+// steps of a connection, in order.
+var steps = []tlsconf.Step{tlsconf.StepDNS, tlsconf.StepTCP, tlsconf.StepTLS, tlsconf.StepSignIn, tlsconf.StepFolders}
+
+// fails notes the step at which a test failed; what lies before it went well.
+func (t *Tested) fails(err error) error {
+	var at *tlsconf.StepError
+	if !errors.As(err, &at) {
+		return err
+	}
+	for _, s := range steps {
+		if s == at.Step {
+			t.Steps = append(t.Steps, Check{s, false, at.Err.Error()})
+			break
+		}
+		if !slices.ContainsFunc(t.Steps, func(c Check) bool { return c.Step == s }) {
+			t.Steps = append(t.Steps, Check{s, true, ""})
+		}
+	}
+	return nil
+}
+
+func testIMAP(ctx context.Context, t *Tested, e endpoint, s *source.IMAP) error {
+	c, err := imapclient.Dial(ctx, s.Options)
+	if c != nil {
+		for _, x := range c.Chain {
+			t.Chain = append(t.Chain, Shown{x.Subject.String(), x.Issuer.String(), x.NotAfter, tlsconf.PinOf(x)})
+		}
+	}
+	if err != nil {
+		return t.fails(err)
+	}
+	defer c.Close()
+	t.Steps = append(t.Steps, Check{tlsconf.StepDNS, true, e.host}, Check{tlsconf.StepTCP, true, fmt.Sprintf("port %d", e.port)}, Check{tlsconf.StepTLS, true, c.Protocol})
+	cr, err := s.Credential(ctx)
+	if err == nil {
+		err = c.SignIn(cr)
+	}
+	if err != nil {
+		return t.fails(tlsconf.At(tlsconf.StepSignIn, err))
+	}
+	t.Steps = append(t.Steps, Check{tlsconf.StepSignIn, true, "as " + cr.User})
+	fs, err := c.Folders()
+	if err != nil {
+		return t.fails(err)
+	}
+	for i := range fs {
+		f := TestedFolder{Name: fs[i].Path(), LeftOut: s.Filter.Why(fs[i].Path(), fs[i].Attrs, fs[i].Shared)}
+		if st, err := c.Status(&fs[i]); err == nil {
+			f.Messages = st.Exists
+		} else if !errors.Is(err, imapclient.ErrRefused) {
+			return t.fails(err)
+		}
+		t.Folders = append(t.Folders, f)
+	}
+	t.Steps = append(t.Steps, Check{tlsconf.StepFolders, true, fmt.Sprintf("%d folders", len(fs))})
+	return nil
+}

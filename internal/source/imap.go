@@ -1,0 +1,474 @@
+package source
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/letterhold/letterhold/internal/archive"
+	"github.com/letterhold/letterhold/internal/imapclient"
+	"github.com/letterhold/letterhold/internal/tlsconf"
+)
+
+// IMAP is an account on an IMAP server. It is only looked at: folders are
+// opened with EXAMINE, bodies are read with BODY.PEEK.
+//
+// The mark of a folder is "UIDVALIDITY UID MODSEQ": everything up to that UID
+// is accounted for. When the server gives a folder another UIDVALIDITY, its
+// messages are read again, and the archive finds that it has them.
+type IMAP struct {
+	Options imapclient.Options
+	// Credential is asked for at each connection: tokens expire.
+	Credential func(context.Context) (imapclient.Credential, error)
+	Filter     Filter
+	Retry      []Ref // messages that failed before
+	Note       func(format string, args ...any)
+}
+
+// Filter says which folders are collected. Patterns are as in path.Match, for
+// whole names or for the first levels; an empty list includes all.
+type Filter struct {
+	Include []string
+	Exclude []string
+}
+
+// Folders that are left out unless they are included by name: by their special
+// use (RFC 6154), and where servers have none, by the names they give them.
+var (
+	leftOutUses  = []string{`\Junk`, `\Trash`, `\Drafts`}
+	leftOutNames = []string{"trash", "junk", "spam", "deleted items", "deleted messages", "junk e-mail", "junk email", "papierkorb", "gelöschte elemente", "gelöschte objekte", "drafts", "entwürfe", "outbox", "postausgang"}
+)
+
+// Why returns why a folder is left out; "" if it is not.
+func (f *Filter) Why(name string, uses []string, shared bool) string {
+	matches := func(patterns []string) bool {
+		return slices.ContainsFunc(patterns, func(p string) bool { return matchFolder(p, name) })
+	}
+	switch {
+	case matches(f.Exclude):
+		return "excluded by the profile"
+	case len(f.Include) > 0 && matches(f.Include):
+		return ""
+	case len(f.Include) > 0:
+		return "not among the profile's folders"
+	case shared:
+		return "it belongs to somebody else"
+	}
+	for _, u := range leftOutUses {
+		if slices.ContainsFunc(uses, func(a string) bool { return strings.EqualFold(a, u) }) {
+			return "its use is " + u
+		}
+	}
+	last := strings.ToLower(path.Base(name))
+	if slices.Contains(leftOutNames, last) && strings.Count(name, "/") <= 1 {
+		return "by its name: spam, trash or drafts"
+	}
+	return ""
+}
+
+// matchFolder tells whether a pattern stands for a folder or one above it.
+func matchFolder(pattern, name string) bool {
+	pattern, name = strings.ToLower(strings.Trim(pattern, "/")), strings.ToLower(name)
+	for {
+		if ok, err := path.Match(pattern, name); err == nil && ok {
+			return true
+		}
+		i := strings.LastIndexByte(name, '/')
+		if i < 0 {
+			return false
+		}
+		name = name[:i]
+	}
+}
+
+const (
+	window      = 500     // messages that are described in one go
+	bodyBatch   = 8 << 20 // bytes that are asked for in one go
+	maxAttempts = 3       // connections that are tried in a row without a message between
+)
+
+// imapWalk is a walk under way. Connections may end at any byte; it goes on
+// behind the last message that was handed over.
+type imapWalk struct {
+	*IMAP
+	ctx    context.Context
+	marks  Marks
+	yield  func(Item) bool
+	c      *imapclient.Client
+	open   string // folder that is open
+	moved  bool   // something was handed over since the last connection
+	failed int    // connections in a row that brought nothing
+}
+
+// Walk yields the messages that are new since the marks.
+func (s *IMAP) Walk(ctx context.Context, marks Marks, yield func(Item) bool) error {
+	w := &imapWalk{IMAP: s, ctx: ctx, marks: marks, yield: yield}
+	defer func() {
+		if w.c != nil {
+			w.c.Close()
+		}
+	}()
+	var folders []imapclient.Folder
+	if err := w.patiently(func() (err error) {
+		folders, err = w.c.Folders()
+		return err
+	}); err != nil {
+		return err
+	}
+	for i := range folders {
+		f := &folders[i]
+		if why := s.Filter.Why(f.Path(), f.Attrs, f.Shared); why != "" {
+			s.note("folder %q is left out: %s", f.Path(), why)
+			continue
+		}
+		err := w.patiently(func() error { return w.folder(f) })
+		if errors.Is(err, imapclient.ErrRefused) {
+			// One folder that cannot be opened does not block the others.
+			if !yield(Item{Where: f.Path(), Err: err, Ref: Ref{Folder: f.Path()}}) {
+				return nil
+			}
+			continue
+		}
+		if errors.Is(err, errStop) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *IMAP) note(format string, args ...any) {
+	if s.Note != nil {
+		s.Note(format, args...)
+	}
+}
+
+// Connect opens a connection and signs in.
+func (s *IMAP) Connect(ctx context.Context) (*imapclient.Client, error) {
+	cr, err := s.Credential(ctx)
+	if err != nil {
+		return nil, tlsconf.At(tlsconf.StepSignIn, err)
+	}
+	c, err := imapclient.Dial(ctx, s.Options)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.SignIn(cr); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// patiently runs fn with a connection, and again with a new one when it broke.
+func (w *imapWalk) patiently(fn func() error) error {
+	for {
+		err := w.once(fn)
+		if err == nil || w.ctx.Err() != nil || !broken(err) {
+			return errors.Join(err, w.ctx.Err())
+		}
+		if w.c != nil {
+			w.c.Close()
+			w.c, w.open = nil, ""
+		}
+		if w.moved {
+			w.failed, w.moved = 0, false
+		}
+		if w.failed++; w.failed >= maxAttempts {
+			return fmt.Errorf("%w (after %d connections)", err, w.failed)
+		}
+		w.note("the connection broke, connecting again: %v", err)
+		if err := pause(w.ctx, time.Duration(w.failed)*time.Second); err != nil {
+			return err
+		}
+	}
+}
+
+func (w *imapWalk) once(fn func() error) (err error) {
+	if w.c == nil {
+		if w.c, err = w.Connect(w.ctx); err != nil {
+			return err
+		}
+	}
+	return fn()
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// broken tells an error that another connection may not have. What is unsafe or
+// refused stays so.
+func broken(err error) bool {
+	var step *tlsconf.StepError
+	var large *imapclient.TooLargeError
+	switch {
+	case errors.Is(err, errStop), errors.Is(err, imapclient.ErrUnsafe), errors.Is(err, imapclient.ErrRefused), errors.Is(err, tlsconf.ErrCertificate), errors.Is(err, tlsconf.ErrForbidden):
+		return false
+	case errors.As(err, &large), errors.Is(err, imapclient.ErrBye):
+		return true
+	case errors.As(err, &step) && (step.Step == tlsconf.StepDNS || step.Step == tlsconf.StepTLS):
+		return false
+	}
+	var ne net.Error
+	return errors.As(err, &ne) || errors.Is(err, net.ErrClosed) || isEOF(err)
+}
+
+// place is a folder's mark.
+type place struct {
+	validity uint32
+	last     uint32
+	modseq   uint64
+}
+
+func parsePlace(s string) (p place) {
+	fmt.Sscanf(s, "%d %d %d", &p.validity, &p.last, &p.modseq)
+	return p
+}
+
+func (p place) String() string { return fmt.Sprintf("%d %d %d", p.validity, p.last, p.modseq) }
+
+// folder yields what is new in a folder.
+func (w *imapWalk) folder(f *imapclient.Folder) error {
+	p := parsePlace(w.marks[f.Name])
+	retry := w.retries(f)
+	st, err := w.c.Status(f)
+	if err == nil && p.validity == st.UIDValidity && p.last+1 == st.UIDNext && len(retry) == 0 {
+		return nil
+	}
+	if err != nil && !errors.Is(err, imapclient.ErrRefused) {
+		return err
+	}
+	if st, err = w.c.Examine(f); err != nil {
+		return fmt.Errorf("folder %q: %w", f.Path(), err)
+	}
+	w.open = f.Name
+	if p.validity != st.UIDValidity {
+		if p.validity != 0 {
+			w.note("folder %q has a new UIDVALIDITY: it is read again", f.Path())
+		}
+		p = place{validity: st.UIDValidity}
+		retry = nil
+	}
+	if err := w.fetch(f, p, retry, true); err != nil {
+		return err
+	}
+	if st.Exists == 0 && p.last == 0 {
+		return nil
+	}
+	p = parsePlace(w.marks[f.Name]) // as far as it came, should it be a second try
+	p.validity = st.UIDValidity
+	uids, err := w.c.UIDs(p.last + 1)
+	if err != nil {
+		return err
+	}
+	if err := w.fetch(f, p, uids, false); err != nil {
+		return err
+	}
+	// Up to the next UID nothing is left, whatever has been deleted between.
+	if st.UIDNext > 0 && st.UIDNext-1 > p.last && (len(uids) == 0 || uids[len(uids)-1] < st.UIDNext) {
+		return w.emit(Item{Mark: Mark{f.Name, place{st.UIDValidity, st.UIDNext - 1, st.ModSeq}.String()}, Quiet: true})
+	}
+	return nil
+}
+
+// retries are the UIDs of a folder's messages that failed before.
+func (w *imapWalk) retries(f *imapclient.Folder) (uids []uint32) {
+	validity := parsePlace(w.marks[f.Name]).validity
+	for _, r := range w.Retry {
+		if r.Folder == f.Path() && r.Validity == validity && r.UID != 0 {
+			uids = append(uids, r.UID)
+		}
+	}
+	slices.Sort(uids)
+	return uids
+}
+
+func (w *imapWalk) emit(i Item) error {
+	if err := w.ctx.Err(); err != nil {
+		return err
+	}
+	if !w.yield(i) {
+		return errStop
+	}
+	w.moved = true
+	if i.Mark.Key != "" {
+		w.marks[i.Mark.Key] = i.Mark.Value
+	}
+	return nil
+}
+
+// fetch yields messages by UID, window by window.
+func (w *imapWalk) fetch(f *imapclient.Folder, p place, uids []uint32, again bool) error {
+	for some := range slices.Chunk(uids, window) {
+		about := map[uint32]*imapclient.Message{}
+		if err := w.c.Describe(some, func(m *imapclient.Message) error {
+			about[m.UID] = m
+			return nil
+		}); err != nil {
+			return err
+		}
+		for len(some) > 0 {
+			n, size := 0, int64(0)
+			for n < len(some) && (n == 0 || size < bodyBatch) {
+				if m := about[some[n]]; m != nil {
+					if m.Size > archive.MaxMessage && n > 0 {
+						break
+					}
+					size += m.Size
+				}
+				n++
+			}
+			if err := w.bodies(f, p, some[:n], about, again); err != nil {
+				return err
+			}
+			some = some[n:]
+		}
+	}
+	return nil
+}
+
+// bodies reads a few messages and yields them in the order of their UIDs.
+func (w *imapWalk) bodies(f *imapclient.Folder, p place, uids []uint32, about map[uint32]*imapclient.Message, again bool) error {
+	var ask []uint32
+	for _, u := range uids {
+		if m := about[u]; m != nil && m.Size <= archive.MaxMessage {
+			ask = append(ask, u)
+		}
+	}
+	// Bodies may come in any order; they are handed over in that of their UIDs.
+	got := map[uint32][]byte{}
+	next := 0
+	handOver := func(all bool) error {
+		for ; next < len(uids); next++ {
+			u := uids[next]
+			body, ok := got[u]
+			if !ok && !all {
+				return nil
+			}
+			delete(got, u)
+			i := w.missing(f, p, u, about[u], again)
+			if ok {
+				i = w.whole(f, p, u, about[u], again, body)
+			}
+			if err := w.emit(i); err != nil {
+				next++
+				return err
+			}
+		}
+		return nil
+	}
+	err := w.c.Bodies(ask, func(m *imapclient.Message) error {
+		if m.Body == nil || about[m.UID] == nil || !slices.Contains(uids[next:], m.UID) {
+			return nil
+		}
+		got[m.UID] = m.Body
+		return handOver(false)
+	})
+	var large *imapclient.TooLargeError
+	var status *imapclient.StatusError
+	switch {
+	case errors.As(err, &large) && next < len(uids):
+		// It lied about a size: this one is passed over, the connection is lost.
+		i := w.item(f, p, uids[next], about[uids[next]], again)
+		i.Err = large
+		next++
+		return errors.Join(w.emit(i), err)
+	case errors.As(err, &status) && len(uids)-next > 1:
+		// One bad message refuses the whole command: one by one.
+		for _, u := range uids[next:] {
+			if err := w.bodies(f, p, []uint32{u}, about, again); err != nil {
+				return err
+			}
+		}
+		return nil
+	case errors.As(err, &status) && next < len(uids):
+		i := w.item(f, p, uids[next], about[uids[next]], again)
+		i.Err = status
+		return w.emit(i)
+	case err != nil:
+		return err
+	}
+	return handOver(true)
+}
+
+// whole is a message with its bytes.
+func (w *imapWalk) whole(f *imapclient.Folder, p place, uid uint32, d *imapclient.Message, again bool, body []byte) Item {
+	i := w.item(f, p, uid, d, again)
+	i.Raw, i.Flags, i.Internal = body, strings.Join(d.Flags, " "), d.Internal
+	if d.Labels != nil {
+		i.Labels = gmailFolders(f, d.Labels)
+	}
+	return i
+}
+
+// item is a message's place, without its bytes.
+func (w *imapWalk) item(f *imapclient.Folder, p place, uid uint32, d *imapclient.Message, again bool) Item {
+	i := Item{Folder: f.Path(), Where: fmt.Sprintf("%s;UIDVALIDITY=%d;UID=%d", f.Path(), p.validity, uid), Ref: Ref{Folder: f.Path(), Validity: p.validity, UID: uid}, Again: again}
+	if d != nil {
+		i.Ref.Size = d.Size
+	}
+	if !again {
+		i.Mark = Mark{f.Name, place{p.validity, uid, p.modseq}.String()}
+	}
+	return i
+}
+
+// missing is a message that was listed and did not come.
+func (w *imapWalk) missing(f *imapclient.Folder, p place, uid uint32, d *imapclient.Message, again bool) Item {
+	i := w.item(f, p, uid, d, again)
+	switch {
+	case d == nil:
+		i.Skip = "deleted at the source before it was read"
+	case d.Size > archive.MaxMessage:
+		i.Err = tooLarge(d.Size)
+	default:
+		i.Err = errors.New("the server lists it and does not send it")
+	}
+	return i
+}
+
+// gmailFolders are the folders that Gmail's labels stand for: one message, with
+// its labels as occurrences.
+func gmailFolders(f *imapclient.Folder, labels []string) (out []string) {
+	for _, l := range labels {
+		switch strings.TrimPrefix(l, `\`) {
+		case "Inbox":
+			l = "INBOX"
+		case "Sent", "Important", "Starred", "Draft":
+			l = strings.TrimPrefix(l, `\`)
+		}
+		lf := imapclient.Folder{Name: l, Delim: "/"}
+		out = append(out, lf.Path())
+	}
+	if len(out) == 0 {
+		out = []string{f.Path()}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// ParsePort reads a port; "" is the default.
+func ParsePort(s string, def int) (int, error) {
+	if s == "" {
+		return def, nil
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 1 || n > 65535 {
+		return 0, fmt.Errorf("port %q: it is a number from 1 to 65535", s)
+	}
+	return n, nil
+}
