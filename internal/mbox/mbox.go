@@ -8,6 +8,9 @@
 //	mboxcl   as mboxo, and Content-Length says how long the body is
 //	mboxcl2  Content-Length alone
 //
+// A separator ends in a date. Some programs leave it out or cut it off; in a file
+// that begins so, a line without one is a separator too if a header follows.
+//
 // A message is the bytes after its separator line, without the one empty line
 // that stands before the next separator. In a file with a single separator
 // nothing was separated, and the message is all that follows it.
@@ -75,6 +78,7 @@ type Reader struct {
 	at      int64  // its offset
 	count   int
 	done    bool
+	bare    bool // separators have no dates
 }
 
 // NewReader reads from r, which must begin with a separator line. limit is the
@@ -91,6 +95,25 @@ func IsSeparator(line []byte) bool {
 	}
 	_, ok := separatorDate(line)
 	return ok
+}
+
+// bare tells a separator without a date: "From -" (Mozilla), or "From " and an
+// address. It is a separator only where other things say so too.
+func bare(line []byte) bool {
+	if len(line) > 1000 || !bytes.HasPrefix(line, []byte("From ")) {
+		return false
+	}
+	f := bytes.Fields(line)
+	return len(f) == 2 && (string(f[1]) == "-" || bytes.IndexByte(f[1], '@') > 0)
+}
+
+// bom is what some editors put before a text in UTF-8.
+var bom = []byte("\xef\xbb\xbf")
+
+// Begins tells whether a file that begins with head is an mbox.
+func Begins(head []byte) bool {
+	line, rest, _ := bytes.Cut(bytes.TrimPrefix(head, bom), []byte("\n"))
+	return IsSeparator(line) || bare(line) && message.LooksLikeMail(rest)
 }
 
 // separatorDate finds "hh:mm" and a year behind it or a zone and a year.
@@ -151,7 +174,10 @@ func (r *Reader) Next() (*Message, error) {
 		if len(line) == 0 {
 			return nil, err
 		}
-		r.line = line
+		if bytes.HasPrefix(line, bom) {
+			line, r.at = line[len(bom):], int64(len(bom))
+		}
+		r.line, r.bare = line, bare(line)
 		if !bytes.HasPrefix(line, []byte("From ")) {
 			return nil, fmt.Errorf("an mbox begins with a line \"From ...\", this file begins with %q", string(line[:min(len(line), 40)]))
 		}
@@ -225,9 +251,19 @@ func (r *Reader) body(m *Message) error {
 // empty line, or one with a full date behind any line of a body.
 func (r *Reader) separates(line, before []byte, inHeader bool) bool {
 	if !IsSeparator(line) {
-		return false
+		return r.bareHere(line)
 	}
 	return !inHeader || len(before) == 0 || bytes.HasSuffix(before, []byte("\n"))
+}
+
+// bareHere tells whether line is a separator without a date: in a file of such,
+// and before a header.
+func (r *Reader) bareHere(line []byte) bool {
+	if !r.bare || !bare(line) {
+		return false
+	}
+	head, _ := r.r.Peek(4096)
+	return message.LooksLikeMail(head)
 }
 
 // counted takes length bytes of body if a separator or the end follows them.
@@ -246,7 +282,7 @@ func (r *Reader) counted(head []byte, length int) ([]byte, bool) {
 			case len(line) == 0 && lerr == io.EOF:
 				r.done = true
 				return append(head, rest...), true
-			case IsSeparator(line):
+			case IsSeparator(line) || r.bareHere(line):
 				r.line, r.at, r.offset = line, at, offset+int64(len(tail))
 				return append(head, rest...), true
 			case len(bytes.TrimRight(line, "\r\n")) > 0:

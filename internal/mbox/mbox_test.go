@@ -48,10 +48,31 @@ func TestReader(t *testing.T) {
 		{"missing empty line", sep + "A: 1\n\none\n" + sep + "two\n", Auto, []string{"A: 1\n\none\n", "two\n"}},
 		{"no body", sep + "A: 1\n" + sep + "A: 2\n", Auto, []string{"A: 1\n", "A: 2\n"}},
 		{"zone before year", "From a Thu Mar 12 09:14:00 +0100 2026\nA\n\nFrom b Thu Mar 12 09:14:00 CET 2026\nB\n", Auto, []string{"A\n", "B\n"}},
+		{"no dates", "From - \nTo: a\n\none\n\nFrom -\nnobody\n\nFrom -\nTo: b\n\nFrom x@example.org\nSubject: c\n\ntwo\n", Auto, []string{"To: a\n\none\n\nFrom -\nnobody\n", "To: b\n", "Subject: c\n\ntwo\n"}},
+		{"some dates", "From 1@example.org\r\nTo: a\r\nContent-Length: 3\r\n\r\no\r\n\r\nFrom x Thu Mar 12 09:14:00 2026\r\nTo: b\r\n\r\n\r\nFrom -\r\nTo: c\r\n", Auto, []string{"To: a\r\nContent-Length: 3\r\n\r\no\r\n", "To: b\r\n\r\n", "To: c\r\n"}},
+		{"no separator without a date among others", sep + "A: 1\n\nFrom -\nTo: me\n\n" + sep + "two\n", Auto, []string{"A: 1\n\nFrom -\nTo: me\n", "two\n"}},
+		{"byte order mark", "\xef\xbb\xbf" + sep + "A: 1\n\none\n\n" + sep + "A: 2\n", Auto, []string{"A: 1\n\none\n", "A: 2\n"}},
 		{"empty messages", sep + "\n" + sep + "\n", Auto, []string{"", ""}},
 	} {
 		if got := read(t, c.in, c.d); fmt.Sprintf("%q", got) != fmt.Sprintf("%q", c.want) {
 			t.Errorf("%s:\n got %q\nwant %q", c.name, got, c.want)
+		}
+	}
+}
+
+func TestBegins(t *testing.T) {
+	for in, want := range map[string]bool{
+		sep + "A: 1\n":                    true,
+		"\xef\xbb\xbf" + sep + "A: 1\n":   true,
+		"From -\r\nTo: a@example.org\r\n": true,
+		"From a@example.org\nTo: b\n":     true,
+		"From -\nhere on, text\n":         false,
+		"From here on\nTo: b\n":           false,
+		"From: a@example.org\n":           false,
+		"":                                false,
+	} {
+		if got := Begins([]byte(in)); got != want {
+			t.Errorf("%q: %v", in, got)
 		}
 	}
 }

@@ -130,7 +130,7 @@ func ParseDate(v string) (t time.Time, ok bool) {
 		v = v[:i]
 	}
 	v = strings.Join(strings.Fields(v), " ")
-	named := zones.Replace(v + " ")
+	named := zones.Replace(strings.ToUpper(v) + " ")
 	for _, l := range dateLayouts {
 		for _, s := range [2]string{strings.TrimSpace(named), v} {
 			if t, err := time.Parse(l, s); err == nil {

@@ -35,6 +35,7 @@ var aliases = map[string]encoding.Encoding{
 // Windows-1252, invalid sequences as U+FFFD.
 func DecodeCharset(b []byte, name string) (string, bool) {
 	name = strings.ToLower(strings.Trim(strings.TrimSpace(name), `"'`))
+	name = strings.TrimPrefix(name, "charset=")
 	switch name {
 	case "", "us-ascii", "ascii", "utf-8", "utf8", "unknown-8bit", "x-unknown", "unknown", "7bit", "8bit", "binary", "default_charset", "ansi_x3.4-1968":
 		b = bytes.TrimPrefix(b, []byte("\xef\xbb\xbf"))
@@ -115,8 +116,8 @@ func (m *Message) Decode(p *Part) []byte { return DecodeTransfer(m.BodyOf(p), p.
 func DecodeTransfer(b []byte, enc string) []byte {
 	switch enc {
 	case "base64":
-		return looseBase64(b)
-	case "quoted-printable":
+		return bodyBase64(b)
+	case "quoted-printable", "quoted": // the latter is "quoted printable", cut at its space
 		return decodeQP(b)
 	case "x-uuencode", "uuencode", "x-uue", "uue":
 		if _, data, _, ok := UUDecode(b); ok {
@@ -124,6 +125,38 @@ func DecodeTransfer(b []byte, enc string) []byte {
 		}
 	}
 	return b
+}
+
+// bodyBase64 decodes RFC 2045, 6.8. Lines of text between the lines of base64,
+// such as the footers of mailing lists, are skipped; a body that begins with a
+// line of text is no base64, whatever its header says, and stays as it is.
+func bodyBase64(b []byte) []byte {
+	if out, ok := strictBase64(b); ok {
+		return out
+	}
+	coded := make([]byte, 0, len(b))
+	for pos := 0; pos < len(b); {
+		line, next := lineAt(b, pos)
+		if !isText(line) {
+			coded = append(coded, b[pos:next]...)
+		} else if len(bytes.TrimSpace(coded)) == 0 {
+			return b
+		}
+		pos = next
+	}
+	return looseBase64(coded)
+}
+
+// isText tells a line that is no base64: more than a tenth of it is outside the
+// alphabet.
+func isText(line []byte) bool {
+	foreign := 0
+	for _, c := range line {
+		if base64Value(c) < 0 && c != '=' && c != '\r' {
+			foreign++
+		}
+	}
+	return foreign*10 > len(line) && foreign > 1
 }
 
 // decodeQP decodes RFC 2045, 6.7; what is no encoding stays as it is.

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 )
 
 // outline writes a message's tree in one line.
@@ -40,6 +41,11 @@ func TestParse(t *testing.T) {
 		{"no boundary", "Content-Type: multipart/mixed\n\n--x\n\none\n", `1 multipart/mixed"--x\n\none\n"`},
 		{"white space behind delimiter", "Content-Type: multipart/mixed; boundary=\"x y\"\n\n--x y  \n\none\n--x y--", `multipart/mixed(1 text/plain"one")`},
 		{"a prefix is no delimiter", "Content-Type: multipart/mixed; boundary=x\n\n--x\n\n--xyz\n--x--", `multipart/mixed(1 text/plain"--xyz")`},
+		{"text behind delimiters", "Content-Type: multipart/mixed; boundary=x\n\n--x and more\n\none\n--x-- and more\n\nrest\n", `multipart/mixed(1 text/plain"one")`},
+		{"a boundary that begins like another", "Content-Type: multipart/mixed; boundary=\"x y\"\n\n--x y\nContent-Type: multipart/mixed; boundary=x\n\n--x\n\none\n--x--\n--x y\n\ntwo\n--x y--\n", `multipart/mixed(1 multipart/mixed(1.1 text/plain"one"), 2 text/plain"two")`},
+		{"a long boundary", "Content-Type: multipart/mixed; boundary=" + strings.Repeat("x", 8000) + "\n\n--" + strings.Repeat("x", 8000) + "\n\none\n", `multipart/mixed(1 text/plain"one\n")`},
+		{"byte order mark", "\xef\xbb\xbfContent-Type: text/html\n\none\n", `1 text/html"one\n"`},
+		{"misspelt encoding of a message", "Content-Type: message/rfc822\nContent-Transfer-Encoding: 8-bit\n\nSubject: a\n\none\n", `1 message/rfc822(1.1 text/plain"one\n")`},
 		{"base64 message is a leaf", "Content-Type: message/rfc822\nContent-Transfer-Encoding: base64\n\nU3ViamVjdDogYQ==\n", `1 message/rfc822"U3ViamVjdDogYQ==\n"`},
 	} {
 		m := Parse([]byte(c.raw))
@@ -182,6 +188,10 @@ func TestTransferEncodings(t *testing.T) {
 		{"base64", "aGVs\r\nbG8=", "hello"},
 		{"base64", "aGVs*bG8", "hello"},
 		{"base64", "aGVsbG8=aGVsbG8=", "hellohello"},
+		{"base64", "plain words, in spite of the header\n", "plain words, in spite of the header\n"},
+		{"base64", "aGVsbG8=\n\n____ a footer ____\nof a list, abc\n", "hello"},
+		{"base64", "aGVs\n- a line between -\nbG8=\n", "hello"},
+		{"quoted", "a=3Db", "a=b"},
 		{"x-uuencode", "begin 644 a.txt\n%:&5L;&\\ \n`\nend\n", "hello"},
 		{"7bit", "as is", "as is"},
 	} {
@@ -191,6 +201,67 @@ func TestTransferEncodings(t *testing.T) {
 	}
 	if s, ok := DecodeCharset([]byte("Hi Mom -+Jjo--!"), "utf-7"); s != "Hi Mom -☺-!" || !ok {
 		t.Errorf("utf-7: %q", s)
+	}
+}
+
+func TestCharsetNames(t *testing.T) {
+	for _, c := range []struct {
+		name, in, want string
+		known          bool
+	}{
+		{"", "caf\xc3\xa9", "café", true},
+		{"", "caf\xe9", "café", false},
+		{"uft-8", "caf\xc3\xa9", "café", false},
+		{"x-nobody-knows", "caf\xe9", "café", false},
+		{"charset=us-ascii", "caf", "caf", true},
+		{"'ISO-8859-15'", "\xa4", "€", true},
+		{" Windows-1252 ", "\x80", "€", true},
+		{"us-ascii", "caf\xe9", "café", true},
+		{"utf-8", "caf\xe9", "caf\uFFFD", true},
+		{"utf-8", "\xef\xbb\xbfa", "a", true},
+		{"utf-16", "\xff\xfea\x00", "a", true},
+		{"utf-16", "\x00a", "a", true},
+		{"utf-16le", "a\x00", "a", true},
+		{"utf-32", "\x00\x00\x00a", "a", true},
+		{"unicode-1-1-utf-7", "A+ImIDkQ.", "A≢Α.", true},
+		{"iso-2022-jp", "\x1b$BF|K\\\x1b(B", "日本", true},
+		{"shift_jis", "\x93\xfa\x96{", "日本", true},
+		{"cp932", "\x93\xfa\x96{", "日本", true},
+		{"euc-jp", "\xc6\xfc\xcb\xdc", "日本", true},
+		{"big5", "\xa7A\xa6n", "你好", true},
+		{"gb2312", "\xc4\xe3\xba\xc3", "你好", true},
+		{"gb18030", "\xc4\xe3\xba\xc3", "你好", true},
+		{"hz-gb-2312", "~{Dc:C~}", "你好", true},
+		{"euc-kr", "\xb0\xa1", "가", true},
+		{"ks_c_5601-1987", "\xb0\xa1", "가", true},
+		{"koi8-r", "\xc4\xc1", "да", true},
+		{"koi8-u", "\xa6", "і", true},
+		{"windows-1251", "\xe4\xe0", "да", true},
+		{"ibm866", "\xa4\xa0", "да", true},
+		{"iso-8859-8-i", "\xf9", "ש", true},
+		{"iso-8859-8-e", "\xf9", "ש", true},
+		{"windows-1256", "\xc7", "ا", true},
+		{"tis-620", "\xa1", "ก", true},
+		{"iso-8859-7", "\xe1", "α", true},
+		{"iso-8859-9", "\xfe", "ş", true},
+		{"macintosh", "\x8e", "é", true},
+		{"cp850", "\x82", "é", true},
+	} {
+		if got, known := DecodeCharset([]byte(c.in), c.name); got != c.want || known != c.known {
+			t.Errorf("%s %q: got %q %v, want %q %v", c.name, c.in, got, known, c.want, c.known)
+		}
+	}
+}
+
+// letters is a message as lists carry it, with text and HTML.
+var letters = []byte("Received: from mail.example.org by example.com with ESMTP id 1\n\tfor <b@example.com>; Thu, 12 Mar 2026 09:14:00 +0100\nFrom: =?utf-8?q?J=C3=B6rg?= <a@example.org>\nTo: B <b@example.com>, list@example.org\n" +
+	"Subject: Re: words\nDate: Thu, 12 Mar 2026 09:14:00 +0100\nMessage-ID: <1@example.org>\nMIME-Version: 1.0\nContent-Type: multipart/alternative; boundary=\"=_x\"\n\n--=_x\nContent-Type: text/plain; charset=utf-8\n\n" +
+	strings.Repeat("words of a letter, and more of them\n-- \n", 130) + "\n--=_x\nContent-Type: text/html; charset=utf-8\n\n" + strings.Repeat("<p>words of a letter, and more of them\n", 130) + "\n--=_x--\n")
+
+func BenchmarkParse(b *testing.B) {
+	b.SetBytes(int64(len(letters)))
+	for b.Loop() {
+		Parse(letters)
 	}
 }
 
@@ -237,5 +308,22 @@ func FuzzHeaders(f *testing.F) {
 		ParseDate(s)
 		parseValue(s)
 		UUDecode([]byte(s))
+	})
+}
+
+func FuzzDecode(f *testing.F) {
+	for _, s := range []string{"aGVs\nfooter of a list\nbG8=", "a=3D=\nb", "+AGE-", "begin 644 a\n#86)C\n`\nend\n", "\x1b$BF|K\\\x1b(B"} {
+		f.Add([]byte(s), "base64", "iso-2022-jp")
+	}
+	f.Fuzz(func(t *testing.T, b []byte, encoding, charset string) {
+		out := DecodeTransfer(b, encoding)
+		if len(out) > len(b) {
+			t.Fatalf("%d bytes become %d", len(b), len(out))
+		}
+		text, _ := DecodeCharset(out, charset)
+		if !utf8.ValidString(text) || len(text) > 4*len(out)+4 {
+			t.Fatalf("%q in %q: %q", out, charset, text)
+		}
+		CleanName(text)
 	})
 }

@@ -141,11 +141,17 @@ func unhex(c byte) byte {
 	return c - '0'
 }
 
+func strictBase64(b []byte) ([]byte, bool) {
+	out := make([]byte, base64.StdEncoding.DecodedLen(len(b))+3)
+	n, err := base64.StdEncoding.Decode(out, b)
+	return out[:n], err == nil
+}
+
 // looseBase64 decodes what can be decoded and skips what is no base64.
 func looseBase64(b []byte) []byte {
-	out := make([]byte, base64.StdEncoding.DecodedLen(len(b))+3)
-	if n, err := base64.StdEncoding.Decode(out, b); err == nil {
-		return out[:n]
+	out, ok := strictBase64(b)
+	if ok {
+		return out
 	}
 	out = out[:0]
 	var acc uint32
