@@ -51,6 +51,38 @@ var reasons = []reason{
 		"an 8-bit byte in the name of a field: theirs drops the field, ours keeps it"},
 	{"mime4j", "mbox.rlug", "mbox", trailing,
 		"the empty line before a separator: theirs leaves it in the message, ours takes it for the separator's (RFC 4155, A)"},
+	{"mimekit, library", "messages/delivery-status.anonymized.eml", "addresses", nil,
+		"a comment behind an empty group: theirs drops it, ours keeps it as a name that can be found"},
+	{"enmime, library", "testdata/mail/qp-utf8-header.raw", "addresses", undecoded,
+		"an encoded word in quotes: forbidden (RFC 2047, 5), written all the same, and decoded by mail programs"},
+	{"enmime, library", "testdata/mail/qp-utf8-header-recursed.raw", "addresses", nil,
+		"a line end inside an encoded word: theirs has it in the name, ours is a space"},
+	{"cpython, library", "Lib/test/test_email/data/msg_14.txt", "parts type", nil,
+		"the type \"text\" without a subtype: ours is text/plain (RFC 2045, 5.2)"},
+	{"cpython, library", "Lib/test/test_email/data/msg_32.txt Lib/test/test_email/data/msg_33.txt", "parts type", nil,
+		"a parameter in the charset \"ansi-x3.4-1968\" (RFC 2231, 4): theirs drops it, ours knows the name of US-ASCII"},
+	{"ruby-mail, library", "", "subject addresses", undecoded,
+		"encoded words that break a rule (padding, charset, raw bytes beside them): theirs leaves them, ours decodes them"},
+	{"ruby-mail, library", "spec/fixtures/emails/error_emails/invalid_subject_characters.eml", "subject", nil,
+		"raw 8-bit bytes in a header: theirs leaves them, ours are read as Windows-1252"},
+	{"mox, library", "testdata/dmarc-reports/xs4all.eml", "subject", sameWords,
+		"white space around a fold: theirs makes it one space, ours keeps it (RFC 5322, 2.2.3)"},
+	{"sisimai, library", "maildir/bsd/lhost-domino-02.eml", "subject", sameWords,
+		"white space around a fold: as above"},
+	{"sisimai, library", "", "subject addresses", undecoded,
+		"encoded words with broken padding or in quotes: theirs leaves them, ours decodes them"},
+	{"sisimai, library", "maildir/err/make-test-31.eml", "subject", nil,
+		"a NUL inside an encoded word: theirs has it, ours drops it"},
+}
+
+// undecoded: theirs still has encoded words.
+func undecoded(ours, theirs string) bool {
+	return strings.Contains(theirs, "=?") && !strings.Contains(ours, "=?")
+}
+
+// sameWords: only white space differs.
+func sameWords(ours, theirs string) bool {
+	return slices.Equal(strings.Fields(ours), strings.Fields(theirs))
 }
 
 // trailing: theirs has one more line end.
