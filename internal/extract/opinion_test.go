@@ -18,12 +18,12 @@ import (
 // that is broken, so much of these suites is beyond it.
 func TestSuitesAgainstStandardLibrary(t *testing.T) {
 	for name, least := range map[string]map[string][2]int{
-		"enmime":                {"subject": {89, 89}, "addresses": {113, 115}, "parts": {72, 72}, "type": {80, 80}},
-		"cpython":               {"subject": {45, 45}, "addresses": {71, 71}, "parts": {36, 38}, "type": {41, 43}},
-		"ruby-mail":             {"subject": {95, 97}, "addresses": {184, 186}, "parts": {88, 88}, "type": {77, 77}},
-		"nodemailer-mailparser": {"subject": {10, 10}, "addresses": {16, 16}, "parts": {10, 10}, "type": {10, 10}},
-		"mox":                   {"subject": {11, 12}, "addresses": {19, 19}, "parts": {12, 12}, "type": {12, 12}},
-		"sisimai":               {"subject": {832, 836}, "addresses": {1407, 1410}, "type": {616, 616}, "parts": {769, 769}},
+		"enmime":                {"subject": {59, 59}, "addresses": {113, 115}, "parts": {72, 72}, "type": {80, 80}},
+		"cpython":               {"subject": {33, 33}, "addresses": {70, 70}, "parts": {36, 38}, "type": {41, 43}},
+		"ruby-mail":             {"subject": {86, 88}, "addresses": {182, 184}, "parts": {88, 88}, "type": {77, 77}},
+		"nodemailer-mailparser": {"addresses": {16, 16}, "parts": {10, 10}, "type": {10, 10}, "subject": {7, 7}},
+		"mox":                   {"subject": {9, 10}, "addresses": {19, 19}, "parts": {12, 12}, "type": {12, 12}},
+		"sisimai":               {"subject": {832, 836}, "addresses": {1564, 1567}, "type": {684, 684}, "parts": {757, 757}},
 		"mimekit":               {"subject": {16, 16}, "addresses": {32, 33}, "parts": {16, 16}, "type": {16, 16}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -48,7 +48,11 @@ func charsetReader(charset string, r io.Reader) (io.Reader, error) {
 }
 
 func (s *suite) library(sample string, raw []byte) {
-	theirs, err := mail.ReadMessage(bytes.NewReader(raw))
+	lines := raw
+	if bytes.IndexByte(raw, '\n') < 0 { // it does not know CR as a line end
+		lines = bytes.ReplaceAll(raw, []byte("\r"), []byte("\n"))
+	}
+	theirs, err := mail.ReadMessage(bytes.NewReader(lines))
 	if err != nil {
 		return
 	}

@@ -74,8 +74,12 @@ func newSuite(t *testing.T, name string) *suite {
 	return &suite{t: t, name: name, fields: map[string]*tally{}, reasons: reasons, used: make([]int, len(reasons))}
 }
 
-// compare compares one field of a sample.
+// compare compares one field of a sample. That both find nothing is no
+// agreement, except where theirs is always empty.
 func (s *suite) compare(sample, field, ours, theirs string) {
+	if ours == "" && theirs == "" && field != "words" {
+		return
+	}
 	c := s.fields[field]
 	if c == nil {
 		c = &tally{}
@@ -339,7 +343,7 @@ func TestSuiteStalwart(t *testing.T) {
 		s.stalwart(base+".crlf", crlf(raw), slurp(t, strings.TrimSuffix(f, ".eml")+".crlf.json"))
 	}
 	s.report(map[string][2]int{
-		"subject": {118, 128}, "message-id": {128, 128}, "from": {128, 128}, "to": {116, 128}, "cc": {128, 128}, "date": {128, 128}, "words": {120, 128}, "parts": {128, 128}, "file-name": {454, 470}, "begin": {464, 464}, "end": {327, 328}, "binary": {124, 134}, "text": {155, 160}, "html": {38, 38},
+		"subject": {116, 126}, "message-id": {110, 110}, "from": {124, 124}, "to": {112, 124}, "date": {118, 118}, "words": {120, 128}, "parts": {128, 128}, "file-name": {124, 140}, "begin": {464, 464}, "end": {327, 328}, "binary": {124, 134}, "text": {151, 156}, "html": {38, 38},
 	})
 }
 
@@ -645,7 +649,7 @@ func TestSuiteMime4j(t *testing.T) {
 		s.compare("mbox.rlug", "mbox", string(m.Raw), string(want))
 	}
 	s.report(map[string][2]int{
-		"parts": {80, 80}, "written-again": {80, 80}, "fields": {248, 250}, "body": {156, 161}, "mbox": {0, 5},
+		"parts": {80, 80}, "written-again": {80, 80}, "fields": {228, 230}, "body": {143, 148}, "mbox": {0, 5},
 	})
 }
 

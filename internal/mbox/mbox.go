@@ -8,8 +8,9 @@
 //	mboxcl   as mboxo, and Content-Length says how long the body is
 //	mboxcl2  Content-Length alone
 //
-// A separator ends in a date. Some programs leave it out or cut it off; in a file
-// that begins so, a line without one is a separator too if a header follows.
+// A separator ends in a date. Some programs leave it out, or write it in their
+// own way; in a file that begins so, such lines are separators if a header
+// follows.
 //
 // A message is the bytes after its separator line, without the one empty line
 // that stands before the next separator. In a file with a single separator
@@ -22,6 +23,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -78,7 +80,7 @@ type Reader struct {
 	at      int64  // its offset
 	count   int
 	done    bool
-	bare    bool // separators have no dates
+	odd     bool // separators have no dates, or dates of their own
 }
 
 // NewReader reads from r, which must begin with a separator line. limit is the
@@ -97,14 +99,23 @@ func IsSeparator(line []byte) bool {
 	return ok
 }
 
-// bare tells a separator without a date: "From -" (Mozilla), or "From " and an
-// address. It is a separator only where other things say so too.
-func bare(line []byte) bool {
+// odd tells a line that is a separator only where other things say so too:
+// "From -" (Mozilla), "From " and an address, or a date in an order of its own.
+func odd(line []byte) bool {
 	if len(line) > 1000 || !bytes.HasPrefix(line, []byte("From ")) {
 		return false
 	}
 	f := bytes.Fields(line)
-	return len(f) == 2 && (string(f[1]) == "-" || bytes.IndexByte(f[1], '@') > 0)
+	if len(f) == 2 {
+		return string(f[1]) == "-" || bytes.IndexByte(f[1], '@') > 0
+	}
+	return len(f) > 2 && f[1][0] != ':' && slices.ContainsFunc(f[2:], clock)
+}
+
+// clock tells "hh:mm" and "hh:mm:ss".
+func clock(b []byte) bool {
+	c := bytes.Split(b, []byte(":"))
+	return (len(c) == 2 || len(c) == 3) && !slices.ContainsFunc(c, func(b []byte) bool { return len(b) > 2 || !digits(string(b)) })
 }
 
 // bom is what some editors put before a text in UTF-8.
@@ -113,7 +124,7 @@ var bom = []byte("\xef\xbb\xbf")
 // Begins tells whether a file that begins with head is an mbox.
 func Begins(head []byte) bool {
 	line, rest, _ := bytes.Cut(bytes.TrimPrefix(head, bom), []byte("\n"))
-	return IsSeparator(line) || bare(line) && message.LooksLikeMail(rest)
+	return IsSeparator(line) || odd(line) && message.LooksLikeMail(rest)
 }
 
 // separatorDate finds "hh:mm" and a year behind it or a zone and a year.
@@ -177,7 +188,7 @@ func (r *Reader) Next() (*Message, error) {
 		if bytes.HasPrefix(line, bom) {
 			line, r.at = line[len(bom):], int64(len(bom))
 		}
-		r.line, r.bare = line, bare(line)
+		r.line, r.odd = line, !IsSeparator(line)
 		if !bytes.HasPrefix(line, []byte("From ")) {
 			return nil, fmt.Errorf("an mbox begins with a line \"From ...\", this file begins with %q", string(line[:min(len(line), 40)]))
 		}
@@ -251,15 +262,15 @@ func (r *Reader) body(m *Message) error {
 // empty line, or one with a full date behind any line of a body.
 func (r *Reader) separates(line, before []byte, inHeader bool) bool {
 	if !IsSeparator(line) {
-		return r.bareHere(line)
+		return r.oddHere(line)
 	}
 	return !inHeader || len(before) == 0 || bytes.HasSuffix(before, []byte("\n"))
 }
 
-// bareHere tells whether line is a separator without a date: in a file of such,
-// and before a header.
-func (r *Reader) bareHere(line []byte) bool {
-	if !r.bare || !bare(line) {
+// oddHere tells whether line is an odd separator: in a file that begins with
+// one, and before a header.
+func (r *Reader) oddHere(line []byte) bool {
+	if !r.odd || !odd(line) {
 		return false
 	}
 	head, _ := r.r.Peek(4096)
@@ -282,7 +293,7 @@ func (r *Reader) counted(head []byte, length int) ([]byte, bool) {
 			case len(line) == 0 && lerr == io.EOF:
 				r.done = true
 				return append(head, rest...), true
-			case IsSeparator(line) || r.bareHere(line):
+			case IsSeparator(line) || r.oddHere(line):
 				r.line, r.at, r.offset = line, at, offset+int64(len(tail))
 				return append(head, rest...), true
 			case len(bytes.TrimRight(line, "\r\n")) > 0:

@@ -178,8 +178,11 @@ func decodeQP(b []byte) []byte {
 		for j < len(b) && (b[j] == ' ' || b[j] == '\t' || b[j] == '\r') {
 			j++
 		}
-		if j < len(b) && b[j] == '\n' {
-			b = b[j+1:]
+		if j < len(b) && (b[j] == '\n' || b[j-1] == '\r') {
+			if b[j] == '\n' {
+				j++
+			}
+			b = b[j:]
 			continue
 		}
 		if j == len(b) {

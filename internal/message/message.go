@@ -91,12 +91,21 @@ type Message struct {
 
 // Parse takes raw apart. The message shares raw's memory.
 func Parse(raw []byte) *Message {
-	p := parser{raw: raw}
+	p := parser{raw: lines(raw)}
 	m := &Message{Raw: raw}
 	m.Root = p.part(0, 0, "text/plain")
 	number(m.Root, "")
 	m.Partial = p.over
 	return m
+}
+
+// lines returns raw with line ends that the parser knows. Only files from old
+// Macs lack them: their lines end in CR.
+func lines(raw []byte) []byte {
+	if bytes.IndexByte(raw, '\n') >= 0 || bytes.IndexByte(raw, '\r') < 0 {
+		return raw
+	}
+	return bytes.ReplaceAll(raw, []byte("\r"), []byte("\n"))
 }
 
 // BodyOf returns the encoded body of a part.
@@ -403,7 +412,7 @@ func fieldName(line []byte) ([]byte, bool) {
 // LooksLikeMail tells whether bytes begin with a header that mail has: at
 // least one field that RFC 5322 or 2045 knows among the first ones.
 func LooksLikeMail(head []byte) bool {
-	p := parser{raw: head}
+	p := parser{raw: lines(head)}
 	h, _ := p.header(0)
 	for i, f := range h {
 		switch strings.ToLower(f.Name) {

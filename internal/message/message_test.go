@@ -46,6 +46,7 @@ func TestParse(t *testing.T) {
 		{"a long boundary", "Content-Type: multipart/mixed; boundary=" + strings.Repeat("x", 8000) + "\n\n--" + strings.Repeat("x", 8000) + "\n\none\n", `multipart/mixed(1 text/plain"one\n")`},
 		{"byte order mark", "\xef\xbb\xbfContent-Type: text/html\n\none\n", `1 text/html"one\n"`},
 		{"misspelt encoding of a message", "Content-Type: message/rfc822\nContent-Transfer-Encoding: 8-bit\n\nSubject: a\n\none\n", `1 message/rfc822(1.1 text/plain"one\n")`},
+		{"CR alone", "Content-Type: multipart/mixed;\r boundary=x\r\r--x\r\rone\rtwo\r--x--\r", `multipart/mixed(1 text/plain"one\rtwo")`},
 		{"base64 message is a leaf", "Content-Type: message/rfc822\nContent-Transfer-Encoding: base64\n\nU3ViamVjdDogYQ==\n", `1 message/rfc822"U3ViamVjdDogYQ==\n"`},
 	} {
 		m := Parse([]byte(c.raw))
@@ -185,6 +186,8 @@ func TestTransferEncodings(t *testing.T) {
 	for _, c := range [][3]string{
 		{"quoted-printable", "a=3Db=\r\nc =\nd=zz", "a=bc d=zz"},
 		{"quoted-printable", "end=", "end"},
+		{"quoted-printable", "a=\rb= \r\nc", "abc"},
+		{"base64", "aGVs\rbG8=\r", "hello"},
 		{"base64", "aGVs\r\nbG8=", "hello"},
 		{"base64", "aGVs*bG8", "hello"},
 		{"base64", "aGVsbG8=aGVsbG8=", "hellohello"},
