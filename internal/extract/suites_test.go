@@ -343,7 +343,7 @@ func TestSuiteStalwart(t *testing.T) {
 		s.stalwart(base+".crlf", crlf(raw), slurp(t, strings.TrimSuffix(f, ".eml")+".crlf.json"))
 	}
 	s.report(map[string][2]int{
-		"subject": {116, 126}, "message-id": {110, 110}, "from": {124, 124}, "to": {112, 124}, "date": {118, 118}, "words": {120, 128}, "parts": {128, 128}, "file-name": {124, 140}, "begin": {464, 464}, "end": {327, 328}, "binary": {124, 134}, "text": {151, 156}, "html": {38, 38},
+		"subject": {116, 126}, "message-id": {110, 110}, "from": {124, 124}, "to": {112, 124}, "date": {118, 118}, "words": {118, 128}, "parts": {128, 128}, "file-name": {124, 140}, "begin": {464, 464}, "end": {327, 328}, "binary": {124, 134}, "text": {149, 156}, "html": {38, 38},
 	})
 }
 

@@ -32,20 +32,30 @@ var aliases = map[string]encoding.Encoding{
 
 // DecodeCharset returns b as UTF-8 and whether the charset was known. A wrong
 // name never loses text: 8-bit bytes that are no valid UTF-8 come out as
-// Windows-1252, invalid sequences as U+FFFD.
+// Windows-1252, UTF-8 that claims to be Latin-1 as UTF-8, ISO-2022-JP that claims
+// to be ASCII as Japanese, and invalid sequences among valid ones as U+FFFD.
 func DecodeCharset(b []byte, name string) (string, bool) {
 	name = strings.ToLower(strings.Trim(strings.TrimSpace(name), `"'`))
 	name = strings.TrimPrefix(name, "charset=")
 	switch name {
 	case "", "us-ascii", "ascii", "utf-8", "utf8", "unknown-8bit", "x-unknown", "unknown", "7bit", "8bit", "binary", "default_charset", "ansi_x3.4-1968":
 		b = bytes.TrimPrefix(b, []byte("\xef\xbb\xbf"))
+		if bytes.Contains(b, []byte("\x1b$")) {
+			if s := decode(japanese.ISO2022JP, b); !strings.ContainsRune(s, utf8.RuneError) {
+				return s, true
+			}
+		}
 		if utf8.Valid(b) {
 			return string(b), true
 		}
-		if strings.HasPrefix(name, "utf") {
+		if strings.HasPrefix(name, "utf") && hasUTF8(b) {
 			return strings.ToValidUTF8(string(b), "\uFFFD"), true
 		}
 		return decode(charmap.Windows1252, b), name != ""
+	case "iso-8859-1", "latin1", "windows-1252":
+		if utf8.Valid(b) {
+			return string(b), true
+		}
 	case "utf-7", "utf7", "unicode-1-1-utf-7":
 		return decodeUTF7(b), true
 	}
@@ -64,6 +74,22 @@ func DecodeCharset(b []byte, name string) (string, bool) {
 		return text, false
 	}
 	return decode(e, b), true
+}
+
+// hasUTF8 tells whether a valid sequence of several bytes is in b.
+func hasUTF8(b []byte) bool {
+	for len(b) > 0 {
+		if b[0] < utf8.RuneSelf {
+			b = b[1:]
+			continue
+		}
+		_, n := utf8.DecodeRune(b)
+		if n > 1 {
+			return true
+		}
+		b = b[1:]
+	}
+	return false
 }
 
 func decode(e encoding.Encoding, b []byte) string {

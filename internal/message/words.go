@@ -202,9 +202,7 @@ func clean(s string) string {
 	if plain {
 		return s
 	}
-	if !utf8.ValidString(s) {
-		s, _ = DecodeCharset([]byte(s), "windows-1252")
-	}
+	s, _ = DecodeCharset([]byte(s), "")
 	return strings.Map(noControl, s)
 }
 
@@ -307,7 +305,9 @@ func parseValue(s string) (string, map[string]string) {
 		pieces[base].ext[idx] = ext
 	}
 	for base, p := range pieces {
-		params[base] = p.join()
+		if v := p.join(); v != "" {
+			params[base] = v
+		}
 	}
 	return value, params
 }
@@ -321,7 +321,11 @@ type pieced struct {
 func (p *pieced) join() string {
 	charset := ""
 	var b []byte
-	for i := 0; i < maxParams; i++ {
+	first := 0
+	if _, ok := p.parts[0]; !ok {
+		first = 1 // some count from there
+	}
+	for i := first; i < maxParams; i++ {
 		v, ok := p.parts[i]
 		if !ok {
 			break
@@ -330,7 +334,7 @@ func (p *pieced) join() string {
 			b = append(b, v...)
 			continue
 		}
-		if i == 0 {
+		if i == first {
 			if cs, rest, ok := strings.Cut(v, "'"); ok {
 				if _, text, ok := strings.Cut(rest, "'"); ok {
 					charset, v = cs, text
