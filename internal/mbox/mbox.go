@@ -198,7 +198,12 @@ func (r *Reader) Next() (*Message, error) {
 	}
 	r.count++
 	m := &Message{Offset: r.at, Separator: strings.TrimRight(string(r.line), "\r\n")}
-	m.Date, _ = separatorDate(r.line)
+	var dated bool
+	if m.Date, dated = separatorDate(r.line); !dated {
+		if _, date, ok := strings.Cut(strings.TrimPrefix(m.Separator, "From "), " "); ok {
+			m.Date, _ = message.ParseDate(date)
+		}
+	}
 	err := r.body(m)
 	return m, err
 }

@@ -183,7 +183,7 @@ func TestAddresses(t *testing.T) {
 
 func TestDates(t *testing.T) {
 	want := time.Date(2026, 3, 12, 8, 14, 0, 0, time.UTC)
-	for _, s := range []string{"Thu, 12 Mar 2026 09:14:00 +0100", "12 Mar 2026 08:14:00 GMT", "Thu Mar 12 08:14:00 2026", "Thu, 12 Mar 2026 09:14:00 +0100 (CET)", "Thu, 12 Mar 2026 09:14:00 CET", "2026-03-12T08:14:00Z", "Thu, 12 Mar 26 08:14:00 +0000", "  Thu,  12  Mar 2026 08:14:00   EST5"} {
+	for _, s := range []string{"Thu, 12 Mar 2026 09:14:00 +0100", "12 Mar 2026 08:14:00 GMT", "Thu Mar 12 08:14:00 2026", "Thu, 12 Mar 2026 09:14:00 +0100 (CET)", "Thu, 12 Mar 2026 09:14:00 CET", "Thu, 12 Mar 2026 09:14:00 cet", "Thu 12 Mar 2026 09:14:00 +0100", "2026-03-12T08:14:00Z", "Thu, 12 Mar 26 08:14:00 +0000", "  Thu,  12  Mar 2026 08:14:00   EST5"} {
 		got, ok := ParseDate(s)
 		if s[0] == ' ' {
 			continue
@@ -216,7 +216,8 @@ func TestTransferEncodings(t *testing.T) {
 		{"base64", "aGVsbG8=\n\n____ a footer ____\nof a list, abc\n", "hello"},
 		{"base64", "aGVs\n- a line between -\nbG8=\n", "hello"},
 		{"base64", "aGVs\n\nbG8=\n\nhttps://list.example.org/aaaaaaaaaaaaaaaaaaaaaaaaaa\nabcd\n", "hello"},
-		{"base64", "long words separated by so little space\n", "long words separated by so little space\n"},
+		{"base64", "longest wordswithoutmuchbetweenthem separated\n", "longest wordswithoutmuchbetweenthem separated\n"},
+		{"base64", "aGVs-bG8=\n", "hello"},
 		{"base64", "aGVs\n_________________\na list\n", "hel"},
 		{"base64", "aGVsbG8=\r\naGVsbG8=\r\n", "hellohello"},
 		{"quoted", "a=3Db", "a=b"},
@@ -249,6 +250,7 @@ func TestCharsetNames(t *testing.T) {
 		{"iso-2022-jp;", "\xa4\xb3\xa4\xec\xa4\xcf\xa4\xa2", "これはあ", true},
 		{"", "\x82\xb1\x82\xea\x82\xcd\x82\xa0", "これはあ", false},
 		{"", "\xa4\xb3\xa4\xec\xa4\xcf\xa4\xa2", "これはあ", false},
+		{"", "\xc4\xd6 \xc4\xd6", "ÄÖ ÄÖ", false},
 		{"", "\xa4 5 \xa5 6 caf\xe9 \xfcber", "¤ 5 ¥ 6 café über", false},
 		{"big5", "日本", "日本", true},
 		{"default", "caf", "caf", true},
