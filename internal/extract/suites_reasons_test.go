@@ -42,7 +42,7 @@ var reasons = []reason{
 	{"mime4j", "frag", "body", nil,
 		"a fragment ends inside a quantum of base64: theirs drops the bytes that are there, ours keeps them"},
 	{"mime4j", "multi-frag", "body", nil,
-		"a damaged delimiter: the text that follows is taken for base64 by both, \"-\" and \"_\" (RFC 4648, 5) only by ours"},
+		"a damaged delimiter: theirs takes the text behind it for base64, ours leaves it out"},
 	{"mime4j", "malformedHeader-noheader malformedHeaderStartsBody-noheader", "body", nil,
 		"text without a header: theirs drops a line or all of it, ours is all body"},
 	{"mime4j", "malformedHeaderStartsBody-nocrlfcrlf", "fields body", nil,
