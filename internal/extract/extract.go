@@ -307,8 +307,8 @@ func unflow(s string, delsp bool) string {
 			n++
 		}
 		text := line[n:]
-		text = strings.TrimPrefix(text, " ") // space-stuffing
-		joined := open && n == quote
+		text = strings.TrimPrefix(text, " ")          // space-stuffing
+		joined := open && n == quote && text != "-- " // 4.3: a signature begins a line
 		open = strings.HasSuffix(text, " ") && text != "-- "
 		if open && delsp {
 			text = text[:len(text)-1]

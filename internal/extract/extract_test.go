@@ -28,6 +28,11 @@ func TestBodies(t *testing.T) {
 	for name, c := range map[string][2]string{
 		"flowed":        {"Content-Type: text/plain; format=flowed\n\none \ntwo\n> q \n> r\n", "one two\n> q r\n"},
 		"delsp":         {"Content-Type: text/plain; format=flowed; delsp=yes\n\nJap \nan\n", "Japan\n"},
+		"signature":     {"Content-Type: text/plain; format=flowed\n\none \n-- \nme\n", "one \n-- \nme\n"},
+		"stuffed":       {"Content-Type: text/plain; format=flowed\n\n >no quote \n From\n", ">no quote From\n"},
+		"calendar":      {"Content-Type: text/calendar; method=REQUEST\n\nBEGIN:VEVENT\nSUMMARY:we meet\nEND:VEVENT\n", "BEGIN:VEVENT\nSUMMARY:we meet\nEND:VEVENT\n"},
+		"html alone":    {"Content-Type: multipart/alternative; boundary=x\n\n--x\nContent-Type: text/html\n\n<p>one<p>two\n--x--\n", "one\ntwo"},
+		"wrong base64":  {"Content-Transfer-Encoding: base64\n\nplain words, in spite of that\n", "plain words, in spite of that\n"},
 		"latin1":        {"Content-Type: text/plain; charset=iso-8859-1\n\ncaf\xe9", "café"},
 		"lying":         {"Content-Type: text/plain; charset=us-ascii\n\ncaf\xc3\xa9", "café"},
 		"unknown":       {"Content-Type: text/plain; charset=x-none\n\ncaf\xe9", "café"},
@@ -55,6 +60,8 @@ func TestDate(t *testing.T) {
 		{"Date: Mon, 2 Mar 2026 10:00:00 +0100", source, "2026-03-02T09:00:00Z", pack.DateHeader},
 		{"Date: Thu, 1 Jan 1970 00:00:00 +0000\nReceived: x; Tue, 3 Mar 2026 10:00:00 +0000", source, "2026-03-03T10:00:00Z", pack.DateReceived},
 		{"Date: 1 Jan 2099 00:00:00 +0000", source, "2020-01-01T00:00:00Z", pack.DateSource},
+		{"Subject: no date", source, "2020-01-01T00:00:00Z", pack.DateSource},
+		{"Date: Tue, 3 Mar 2026 10:00:00 cet\nDate: junk", source, "2026-03-03T09:00:00Z", pack.DateHeader},
 		{"Date: junk", time.Time{}, "2026-03-12T00:00:00Z", pack.DateArrival},
 		{"Date: Fri, 13 Mar 2026 23:00:00 +0000", source, "2026-03-13T23:00:00Z", pack.DateHeader},
 	} {

@@ -8,6 +8,10 @@
 //	mboxcl   as mboxo, and Content-Length says how long the body is
 //	mboxcl2  Content-Length alone
 //
+// A separator ends in a date. Some programs leave it out, or write it in their
+// own way; in a file that begins so, such lines are separators if a header
+// follows.
+//
 // A message is the bytes after its separator line, without the one empty line
 // that stands before the next separator. In a file with a single separator
 // nothing was separated, and the message is all that follows it.
@@ -19,6 +23,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -75,6 +80,7 @@ type Reader struct {
 	at      int64  // its offset
 	count   int
 	done    bool
+	odd     bool // separators have no dates, or dates of their own
 }
 
 // NewReader reads from r, which must begin with a separator line. limit is the
@@ -91,6 +97,34 @@ func IsSeparator(line []byte) bool {
 	}
 	_, ok := separatorDate(line)
 	return ok
+}
+
+// odd tells a line that is a separator only where other things say so too:
+// "From -" (Mozilla), "From " and an address, or a date in an order of its own.
+func odd(line []byte) bool {
+	if len(line) > 1000 || !bytes.HasPrefix(line, []byte("From ")) {
+		return false
+	}
+	f := bytes.Fields(line)
+	if len(f) == 2 {
+		return string(f[1]) == "-" || bytes.IndexByte(f[1], '@') > 0
+	}
+	return len(f) > 2 && f[1][0] != ':' && slices.ContainsFunc(f[2:], clock)
+}
+
+// clock tells "hh:mm" and "hh:mm:ss".
+func clock(b []byte) bool {
+	c := bytes.Split(b, []byte(":"))
+	return (len(c) == 2 || len(c) == 3) && !slices.ContainsFunc(c, func(b []byte) bool { return len(b) > 2 || !digits(string(b)) })
+}
+
+// bom is what some editors put before a text in UTF-8.
+var bom = []byte("\xef\xbb\xbf")
+
+// Begins tells whether a file that begins with head is an mbox.
+func Begins(head []byte) bool {
+	line, rest, _ := bytes.Cut(bytes.TrimPrefix(head, bom), []byte("\n"))
+	return IsSeparator(line) || odd(line) && message.LooksLikeMail(rest)
 }
 
 // separatorDate finds "hh:mm" and a year behind it or a zone and a year.
@@ -151,7 +185,10 @@ func (r *Reader) Next() (*Message, error) {
 		if len(line) == 0 {
 			return nil, err
 		}
-		r.line = line
+		if bytes.HasPrefix(line, bom) {
+			line, r.at = line[len(bom):], int64(len(bom))
+		}
+		r.line, r.odd = line, !IsSeparator(line)
 		if !bytes.HasPrefix(line, []byte("From ")) {
 			return nil, fmt.Errorf("an mbox begins with a line \"From ...\", this file begins with %q", string(line[:min(len(line), 40)]))
 		}
@@ -161,7 +198,12 @@ func (r *Reader) Next() (*Message, error) {
 	}
 	r.count++
 	m := &Message{Offset: r.at, Separator: strings.TrimRight(string(r.line), "\r\n")}
-	m.Date, _ = separatorDate(r.line)
+	var dated bool
+	if m.Date, dated = separatorDate(r.line); !dated {
+		if _, date, ok := strings.Cut(strings.TrimPrefix(m.Separator, "From "), " "); ok {
+			m.Date, _ = message.ParseDate(date)
+		}
+	}
 	err := r.body(m)
 	return m, err
 }
@@ -225,9 +267,19 @@ func (r *Reader) body(m *Message) error {
 // empty line, or one with a full date behind any line of a body.
 func (r *Reader) separates(line, before []byte, inHeader bool) bool {
 	if !IsSeparator(line) {
-		return false
+		return r.oddHere(line)
 	}
 	return !inHeader || len(before) == 0 || bytes.HasSuffix(before, []byte("\n"))
+}
+
+// oddHere tells whether line is an odd separator: in a file that begins with
+// one, and before a header.
+func (r *Reader) oddHere(line []byte) bool {
+	if !r.odd || !odd(line) {
+		return false
+	}
+	head, _ := r.r.Peek(4096)
+	return message.LooksLikeMail(head)
 }
 
 // counted takes length bytes of body if a separator or the end follows them.
@@ -246,7 +298,7 @@ func (r *Reader) counted(head []byte, length int) ([]byte, bool) {
 			case len(line) == 0 && lerr == io.EOF:
 				r.done = true
 				return append(head, rest...), true
-			case IsSeparator(line):
+			case IsSeparator(line) || r.oddHere(line):
 				r.line, r.at, r.offset = line, at, offset+int64(len(tail))
 				return append(head, rest...), true
 			case len(bytes.TrimRight(line, "\r\n")) > 0:

@@ -48,11 +48,51 @@ func TestReader(t *testing.T) {
 		{"missing empty line", sep + "A: 1\n\none\n" + sep + "two\n", Auto, []string{"A: 1\n\none\n", "two\n"}},
 		{"no body", sep + "A: 1\n" + sep + "A: 2\n", Auto, []string{"A: 1\n", "A: 2\n"}},
 		{"zone before year", "From a Thu Mar 12 09:14:00 +0100 2026\nA\n\nFrom b Thu Mar 12 09:14:00 CET 2026\nB\n", Auto, []string{"A\n", "B\n"}},
+		{"no dates", "From - \nTo: a\n\none\n\nFrom -\nnobody\n\nFrom -\nTo: b\n\nFrom x@example.org\nSubject: c\n\ntwo\n", Auto, []string{"To: a\n\none\n\nFrom -\nnobody\n", "To: b\n", "Subject: c\n\ntwo\n"}},
+		{"some dates", "From 1@example.org\r\nTo: a\r\nContent-Length: 3\r\n\r\no\r\n\r\nFrom x Thu Mar 12 09:14:00 2026\r\nTo: b\r\n\r\n\r\nFrom -\r\nTo: c\r\n", Auto, []string{"To: a\r\nContent-Length: 3\r\n\r\no\r\n", "To: b\r\n\r\n", "To: c\r\n"}},
+		{"no dates, and lengths", "From -\nTo: a\nContent-Length: 21\n\nFrom -\nTo: x\n\nquoted\n\nFrom -\nTo: b\n", Auto, []string{"To: a\nContent-Length: 21\n\nFrom -\nTo: x\n\nquoted\n", "To: b\n"}},
+		{"dates of their own", "From () 2026-03-12 09:14:00 +0000\nTo: a\n\nat 9:14 we met\nFrom there at 10:15 we went\n\nFrom x Thu 12 Mar 2026 09:14:00 +0100\nTo: b\n", Auto, []string{"To: a\n\nat 9:14 we met\nFrom there at 10:15 we went\n", "To: b\n"}},
+		{"no separator without a date among others", sep + "A: 1\n\nFrom -\nTo: me\n\n" + sep + "two\n", Auto, []string{"A: 1\n\nFrom -\nTo: me\n", "two\n"}},
+		{"byte order mark", "\xef\xbb\xbf" + sep + "A: 1\n\none\n\n" + sep + "A: 2\n", Auto, []string{"A: 1\n\none\n", "A: 2\n"}},
 		{"empty messages", sep + "\n" + sep + "\n", Auto, []string{"", ""}},
 	} {
 		if got := read(t, c.in, c.d); fmt.Sprintf("%q", got) != fmt.Sprintf("%q", c.want) {
 			t.Errorf("%s:\n got %q\nwant %q", c.name, got, c.want)
 		}
+	}
+}
+
+func TestBegins(t *testing.T) {
+	for in, want := range map[string]bool{
+		sep + "A: 1\n":                                   true,
+		"\xef\xbb\xbf" + sep + "A: 1\n":                  true,
+		"From -\r\nTo: a@example.org\r\n":                true,
+		"From a@example.org\nTo: b\n":                    true,
+		"From a Thu 12 Mar 2026 09:14:00 +0100\nTo: b\n": true,
+		"From  : a@example.org at 09:14\nTo: b\n":        false,
+		"From 9:00 to 10:30\nwe met\n":                   false,
+		"From -\nhere on, text\n":                        false,
+		"From \nTo: b\n":                                 false,
+		"From here on\nTo: b\n":                          false,
+		"From: a@example.org\n":                          false,
+		"":                                               false,
+	} {
+		if got := Begins([]byte(in)); got != want {
+			t.Errorf("%q: %v", in, got)
+		}
+	}
+}
+
+func TestDates(t *testing.T) {
+	want := time.Date(2026, 3, 12, 9, 14, 0, 0, time.UTC)
+	for _, in := range []string{"From a@example.org Thu Mar 12 09:14:00 2026", "From a Thu Mar 12 10:14:00 +0100 2026", "From a Thu 12 Mar 2026 09:14:00 +0000", "From () 2026-03-12 09:14:00 +0000"} {
+		m, err := NewReader(strings.NewReader(in+"\nTo: b\n"), Auto, 1000).Next()
+		if err != nil || !m.Date.Equal(want) {
+			t.Errorf("%q: %v %v", in, m.Date, err)
+		}
+	}
+	if m, err := NewReader(strings.NewReader("From -\nTo: b\n"), Auto, 1000).Next(); err != nil || !m.Date.IsZero() {
+		t.Errorf("a separator without a date: %v %v", m.Date, err)
 	}
 }
 

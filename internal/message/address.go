@@ -111,7 +111,7 @@ func phrase(s string) string {
 // dateLayouts are what mailers write beside RFC 5322.
 var dateLayouts = []string{
 	"Mon, 2 Jan 2006 15:04:05 -0700", "2 Jan 2006 15:04:05 -0700", "Mon, 2 Jan 2006 15:04:05", "Mon, 2 Jan 06 15:04:05 -0700", "2 Jan 06 15:04:05 -0700",
-	"Mon Jan 2 15:04:05 2006", "Mon Jan 2 15:04:05 -0700 2006", "Mon Jan 2 15:04:05 MST 2006", "Mon, Jan 2 2006 15:04:05 -0700", "Mon, 2 Jan 2006 15:04 -0700",
+	"Mon 2 Jan 2006 15:04:05 -0700", "Mon Jan 2 15:04:05 2006", "Mon Jan 2 15:04:05 -0700 2006", "Mon Jan 2 15:04:05 MST 2006", "Mon, Jan 2 2006 15:04:05 -0700", "Mon, 2 Jan 2006 15:04 -0700",
 	"2006-01-02 15:04:05 -0700", "2006-01-02T15:04:05Z07:00", "2006-01-02 15:04:05", "Monday, 2 January 2006 15:04:05 -0700", "Mon, 2 January 2006 15:04:05 -0700",
 	"2 Jan 2006 15:04:05", "02-Jan-2006 15:04:05 -0700", "Mon, 02-Jan-2006 15:04:05 -0700", "Mon, 02-Jan-06 15:04:05 MST", "Mon, 2 Jan 2006 15.04.05 -0700", "Mon, 2 Jan 2006 3:04:05 PM -0700",
 }
@@ -130,7 +130,7 @@ func ParseDate(v string) (t time.Time, ok bool) {
 		v = v[:i]
 	}
 	v = strings.Join(strings.Fields(v), " ")
-	named := zones.Replace(v + " ")
+	named := zones.Replace(strings.ToUpper(v) + " ")
 	for _, l := range dateLayouts {
 		for _, s := range [2]string{strings.TrimSpace(named), v} {
 			if t, err := time.Parse(l, s); err == nil {

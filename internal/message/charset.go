@@ -14,6 +14,7 @@ import (
 	"golang.org/x/text/encoding/japanese"
 	"golang.org/x/text/encoding/korean"
 	"golang.org/x/text/encoding/simplifiedchinese"
+	"golang.org/x/text/encoding/traditionalchinese"
 	"golang.org/x/text/encoding/unicode"
 	"golang.org/x/text/encoding/unicode/utf32"
 )
@@ -28,23 +29,38 @@ var aliases = map[string]encoding.Encoding{
 	"utf-16": unicode.UTF16(unicode.BigEndian, unicode.UseBOM), "utf16": unicode.UTF16(unicode.BigEndian, unicode.UseBOM),
 	"utf-32": utf32.UTF32(utf32.BigEndian, utf32.UseBOM), "utf-32be": utf32.UTF32(utf32.BigEndian, utf32.IgnoreBOM), "utf-32le": utf32.UTF32(utf32.LittleEndian, utf32.IgnoreBOM),
 	"ansi": charmap.Windows1252, "latin-1": charmap.Windows1252, "latin": charmap.Windows1252, "iso-8859": charmap.Windows1252,
+	"chinesebig5": traditionalchinese.Big5, "gb2312_charset": simplifiedchinese.GBK,
 }
 
 // DecodeCharset returns b as UTF-8 and whether the charset was known. A wrong
 // name never loses text: 8-bit bytes that are no valid UTF-8 come out as
-// Windows-1252, invalid sequences as U+FFFD.
+// Windows-1252, UTF-8 that claims to be Latin-1 as UTF-8, ISO-2022-JP that claims
+// to be ASCII as Japanese, and invalid sequences among valid ones as U+FFFD.
 func DecodeCharset(b []byte, name string) (string, bool) {
-	name = strings.ToLower(strings.Trim(strings.TrimSpace(name), `"'`))
+	name = strings.ToLower(strings.Trim(strings.TrimSpace(name), `"';`))
+	name = strings.TrimPrefix(name, "charset=")
 	switch name {
-	case "", "us-ascii", "ascii", "utf-8", "utf8", "unknown-8bit", "x-unknown", "unknown", "7bit", "8bit", "binary", "default_charset", "ansi_x3.4-1968":
+	case "", "us-ascii", "ascii", "utf-8", "utf8", "unknown-8bit", "x-unknown", "unknown", "7bit", "8bit", "binary", "default", "default_charset", "ansi_x3.4-1968":
 		b = bytes.TrimPrefix(b, []byte("\xef\xbb\xbf"))
+		if bytes.Contains(b, []byte("\x1b$")) {
+			if s := decode(japanese.ISO2022JP, b); !strings.ContainsRune(s, utf8.RuneError) {
+				return s, true
+			}
+		}
 		if utf8.Valid(b) {
 			return string(b), true
 		}
-		if strings.HasPrefix(name, "utf") {
+		if strings.HasPrefix(name, "utf") && hasUTF8(b) {
 			return strings.ToValidUTF8(string(b), "\uFFFD"), true
 		}
+		if s, ok := japaneseText(b); ok {
+			return s, name != ""
+		}
 		return decode(charmap.Windows1252, b), name != ""
+	case "iso-8859-1", "latin1", "windows-1252":
+		if utf8.Valid(b) {
+			return string(b), true
+		}
 	case "utf-7", "utf7", "unicode-1-1-utf-7":
 		return decodeUTF7(b), true
 	}
@@ -62,7 +78,68 @@ func DecodeCharset(b []byte, name string) (string, bool) {
 		text, _ := DecodeCharset(b, "")
 		return text, false
 	}
-	return decode(e, b), true
+	s := decode(e, b)
+	if strings.ContainsRune(s, utf8.RuneError) {
+		// Not in that charset after all; converted on the way, perhaps.
+		if utf8.Valid(b) {
+			return string(b), true
+		}
+		if s, ok := japaneseText(b); ok {
+			return s, true
+		}
+	}
+	return s, true
+}
+
+// judged is how much of a text is looked at to guess its charset, in bytes.
+const judged = 64 << 10
+
+// japaneseText tries the charsets of Japan on text that names no charset or a
+// wrong one. A third of such a text is kana; in other texts read so, there are
+// invalid sequences, or hardly any kana.
+func japaneseText(b []byte) (string, bool) {
+	head := b
+	if len(head) > judged {
+		head = head[:bytes.LastIndexByte(head[:judged], '\n')+1]
+	}
+	for _, e := range []encoding.Encoding{japanese.EUCJP, japanese.ShiftJIS} {
+		if mostlyKana(decode(e, head)) {
+			return decode(e, b), true
+		}
+	}
+	return "", false
+}
+
+func mostlyKana(s string) bool {
+	kana, wide := 0, 0
+	for _, r := range s {
+		switch {
+		case r == utf8.RuneError:
+			return false
+		case r >= 0x3040 && r < 0x3100: // hiragana, katakana
+			kana++
+			wide++
+		case r >= utf8.RuneSelf:
+			wide++
+		}
+	}
+	return kana > 3 && kana*3 > wide
+}
+
+// hasUTF8 tells whether a valid sequence of several bytes is in b.
+func hasUTF8(b []byte) bool {
+	for len(b) > 0 {
+		if b[0] < utf8.RuneSelf {
+			b = b[1:]
+			continue
+		}
+		_, n := utf8.DecodeRune(b)
+		if n > 1 {
+			return true
+		}
+		b = b[1:]
+	}
+	return false
 }
 
 func decode(e encoding.Encoding, b []byte) string {
@@ -115,8 +192,8 @@ func (m *Message) Decode(p *Part) []byte { return DecodeTransfer(m.BodyOf(p), p.
 func DecodeTransfer(b []byte, enc string) []byte {
 	switch enc {
 	case "base64":
-		return looseBase64(b)
-	case "quoted-printable":
+		return bodyBase64(b)
+	case "quoted-printable", "quoted": // the latter is "quoted printable", cut at its space
 		return decodeQP(b)
 	case "x-uuencode", "uuencode", "x-uue", "uue":
 		if _, data, _, ok := UUDecode(b); ok {
@@ -125,6 +202,56 @@ func DecodeTransfer(b []byte, enc string) []byte {
 	}
 	return b
 }
+
+// bodyBase64 decodes RFC 2045, 6.8. Text after the end of base64, such as the
+// footer of a mailing list, is left out, and so are lines of text inside; a body
+// that begins with a line of text is no base64, whatever its header says, and
+// stays as it is.
+func bodyBase64(b []byte) []byte {
+	if out, ok := strictBase64(b); ok {
+		return out
+	}
+	coded := make([]byte, 0, len(b))
+	ended := false // by padding or an empty line
+	for pos := 0; pos < len(b); {
+		line, next := lineAt(b, pos)
+		line = bytes.TrimSpace(line)
+		pos = next
+		switch n := foreign(line); {
+		case len(line) == 0:
+			ended = len(coded) > 0
+			continue
+		case ended && n > 0:
+			return looseBase64(coded)
+		case n > 1 && (n*10 > len(line) || bytes.Count(line, []byte(" ")) > 1):
+			if len(coded) == 0 {
+				return b
+			}
+			ended = true
+			continue
+		}
+		ended = line[len(line)-1] == '='
+		for _, c := range line {
+			if isBase64(c) {
+				coded = append(coded, c)
+			}
+		}
+	}
+	return looseBase64(coded)
+}
+
+// foreign counts the bytes of a line that are outside the alphabet.
+func foreign(line []byte) (n int) {
+	for _, c := range line {
+		if !isBase64(c) {
+			n++
+		}
+	}
+	return n
+}
+
+// isBase64 tells the alphabet of RFC 2045 and its padding.
+func isBase64(c byte) bool { return c == '=' || c != '-' && c != '_' && base64Value(c) >= 0 }
 
 // decodeQP decodes RFC 2045, 6.7; what is no encoding stays as it is.
 func decodeQP(b []byte) []byte {
@@ -145,8 +272,11 @@ func decodeQP(b []byte) []byte {
 		for j < len(b) && (b[j] == ' ' || b[j] == '\t' || b[j] == '\r') {
 			j++
 		}
-		if j < len(b) && b[j] == '\n' {
-			b = b[j+1:]
+		if j < len(b) && (b[j] == '\n' || b[j-1] == '\r') {
+			if b[j] == '\n' {
+				j++
+			}
+			b = b[j:]
 			continue
 		}
 		if j == len(b) {

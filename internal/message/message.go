@@ -20,7 +20,7 @@ const (
 	MaxHeader    = 512 << 10 // bytes of a header block that are parsed
 	MaxAddresses = 2000
 	maxFields    = 5000
-	maxBoundary  = 1000 // RFC 2046 says 70
+	maxBoundary  = 8 << 10 // RFC 2046 says 70
 )
 
 // Field is one header field. The value is raw: folded and encoded.
@@ -91,12 +91,21 @@ type Message struct {
 
 // Parse takes raw apart. The message shares raw's memory.
 func Parse(raw []byte) *Message {
-	p := parser{raw: raw}
+	p := parser{raw: lines(raw)}
 	m := &Message{Raw: raw}
 	m.Root = p.part(0, 0, "text/plain")
 	number(m.Root, "")
 	m.Partial = p.over
 	return m
+}
+
+// lines returns raw with line ends that the parser knows. Only files from old
+// Macs lack them: their lines end in CR.
+func lines(raw []byte) []byte {
+	if bytes.IndexByte(raw, '\n') >= 0 || bytes.IndexByte(raw, '\r') < 0 {
+		return raw
+	}
+	return bytes.ReplaceAll(raw, []byte("\r"), []byte("\n"))
 }
 
 // BodyOf returns the encoded body of a part.
@@ -184,7 +193,7 @@ func (p *parser) part(start, depth int, fallback string) *Part {
 		q.End, _, _ = p.next(q.Body)
 		return q
 	}
-	plain := q.Encoding == "" || q.Encoding == "7bit" || q.Encoding == "8bit" || q.Encoding == "binary"
+	plain := !encoded(q.Encoding)
 	b := q.Params["boundary"]
 	switch {
 	case strings.HasPrefix(q.Type, "multipart/") && b != "" && len(b) <= maxBoundary:
@@ -197,6 +206,16 @@ func (p *parser) part(start, depth int, fallback string) *Part {
 		q.End, _, _ = p.next(q.Body)
 	}
 	return q
+}
+
+// encoded tells a transfer encoding that changes bytes. Misspelt names of the
+// others ("7-bit", "8bits") do not; private ones might (RFC 2045, 6.1).
+func encoded(enc string) bool {
+	switch enc {
+	case "base64", "quoted-printable", "quoted", "uuencode", "uue":
+		return true
+	}
+	return strings.HasPrefix(enc, "x-")
 }
 
 func (p *parser) multipart(q *Part, boundary string, depth int) {
@@ -258,12 +277,16 @@ func lineBreakBefore(raw []byte, pos int) int {
 	return pos
 }
 
-// match tells which boundary the line at pos delimits; the innermost wins.
+// match tells which boundary the line at pos delimits; the innermost wins. A
+// boundary with text behind it is one too (RFC 2046, 5.1.1: the comparison is
+// with the beginning of the line), but only behind white space: else the
+// boundary "a" would hide the boundary "ab".
 func (p *parser) match(pos int) int {
 	line := p.raw[pos:]
 	if len(line) < 3 || line[0] != '-' || line[1] != '-' {
 		return -1
 	}
+	loose := -1
 	for i := len(p.boundaries) - 1; i >= 0; i-- {
 		b := p.boundaries[i]
 		if len(line)-2 < len(b) || string(line[2:2+len(b)]) != b {
@@ -273,14 +296,18 @@ func (p *parser) match(pos int) int {
 		if len(rest) > 1 && rest[0] == '-' && rest[1] == '-' {
 			return i
 		}
-		for len(rest) > 0 && (rest[0] == ' ' || rest[0] == '\t' || rest[0] == '\r') {
-			rest = rest[1:]
+		n := 0
+		for n < len(rest) && (rest[n] == ' ' || rest[n] == '\t' || rest[n] == '\r') {
+			n++
 		}
-		if len(rest) == 0 || rest[0] == '\n' {
+		if n == len(rest) || rest[n] == '\n' {
 			return i
 		}
+		if n > 0 && loose < 0 {
+			loose = i
+		}
 	}
-	return -1
+	return loose
 }
 
 // delimiter returns where the line behind a delimiter begins, and whether it
@@ -299,6 +326,9 @@ func (p *parser) delimiter(at int, boundary string) (next int, closing bool) {
 func (p *parser) header(start int) (Header, int) {
 	var h Header
 	pos := start
+	if pos == 0 && bytes.HasPrefix(p.raw, []byte("\xef\xbb\xbf")) {
+		pos = 3 // a byte order mark that an editor put there
+	}
 	first := true
 	for pos < len(p.raw) {
 		line, next := lineAt(p.raw, pos)
@@ -382,7 +412,7 @@ func fieldName(line []byte) ([]byte, bool) {
 // LooksLikeMail tells whether bytes begin with a header that mail has: at
 // least one field that RFC 5322 or 2045 knows among the first ones.
 func LooksLikeMail(head []byte) bool {
-	p := parser{raw: head}
+	p := parser{raw: lines(head)}
 	h, _ := p.header(0)
 	for i, f := range h {
 		switch strings.ToLower(f.Name) {

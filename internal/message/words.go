@@ -141,11 +141,17 @@ func unhex(c byte) byte {
 	return c - '0'
 }
 
+func strictBase64(b []byte) ([]byte, bool) {
+	out := make([]byte, base64.StdEncoding.DecodedLen(len(b))+3)
+	n, err := base64.StdEncoding.Decode(out, b)
+	return out[:n], err == nil
+}
+
 // looseBase64 decodes what can be decoded and skips what is no base64.
 func looseBase64(b []byte) []byte {
-	out := make([]byte, base64.StdEncoding.DecodedLen(len(b))+3)
-	if n, err := base64.StdEncoding.Decode(out, b); err == nil {
-		return out[:n]
+	out, ok := strictBase64(b)
+	if ok {
+		return out
 	}
 	out = out[:0]
 	var acc uint32
@@ -196,9 +202,7 @@ func clean(s string) string {
 	if plain {
 		return s
 	}
-	if !utf8.ValidString(s) {
-		s, _ = DecodeCharset([]byte(s), "windows-1252")
-	}
+	s, _ = DecodeCharset([]byte(s), "")
 	return strings.Map(noControl, s)
 }
 
@@ -301,7 +305,9 @@ func parseValue(s string) (string, map[string]string) {
 		pieces[base].ext[idx] = ext
 	}
 	for base, p := range pieces {
-		params[base] = p.join()
+		if v := p.join(); v != "" {
+			params[base] = v
+		}
 	}
 	return value, params
 }
@@ -315,7 +321,11 @@ type pieced struct {
 func (p *pieced) join() string {
 	charset := ""
 	var b []byte
-	for i := 0; i < maxParams; i++ {
+	first := 0
+	if _, ok := p.parts[0]; !ok {
+		first = 1 // some count from there
+	}
+	for i := first; i < maxParams; i++ {
 		v, ok := p.parts[i]
 		if !ok {
 			break
@@ -324,7 +334,7 @@ func (p *pieced) join() string {
 			b = append(b, v...)
 			continue
 		}
-		if i == 0 {
+		if i == first {
 			if cs, rest, ok := strings.Cut(v, "'"); ok {
 				if _, text, ok := strings.Cut(rest, "'"); ok {
 					charset, v = cs, text

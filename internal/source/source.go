@@ -362,8 +362,7 @@ func sniff(head []byte) kind {
 	case bytes.HasPrefix(head, []byte("!BDN")):
 		return kindPST
 	}
-	line, _, _ := bytes.Cut(head, []byte("\n"))
-	if mbox.IsSeparator(line) {
+	if mbox.Begins(head) {
 		return kindMbox
 	}
 	if message.LooksLikeMail(head) {
