@@ -33,6 +33,7 @@ type messageView struct {
 	Images            bool // the reader asked for them
 	FrameURL          string
 	ImagesURL         string
+	Up                string // the list that it was chosen from
 	Text              []piece
 	Attachments       []attachmentView
 	Partial, Unread   bool

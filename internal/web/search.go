@@ -103,6 +103,15 @@ func with(u *url.URL, key, val string) string {
 func (w *Web) searchPage(r *request) error {
 	q := r.URL.Query()
 	v := searchView{Query: q.Get("q")}
+	if id := q.Get("m"); id != "" && r.swapping() && r.Header.Get("HX-Target") == "section#read" {
+		// The list stays as it is: no need to search again.
+		var err error
+		if v.Message, err = w.message(r, id, v.Query); err != nil {
+			return err
+		}
+		v.Message.Up = with(r.URL, "m", "")
+		return w.render(r, http.StatusOK, "search", "read", v)
+	}
 	sort, err := search.ParseSort(q.Get("sort"))
 	if err != nil {
 		sort = search.Newest
@@ -132,6 +141,9 @@ func (w *Web) searchPage(r *request) error {
 	if id := q.Get("m"); id != "" {
 		if v.Message, err = w.message(r, id, v.Query); err != nil && !errors.Is(err, errNotFound) {
 			return err
+		}
+		if v.Message != nil {
+			v.Message.Up = with(r.URL, "m", "")
 		}
 	}
 	return w.show(r, status, "search", v)
