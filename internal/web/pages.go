@@ -193,6 +193,18 @@ func size(n int64) string {
 	return fmt.Sprintf("%.1f MB", float64(n)/1e6)
 }
 
+// duration writes how long a search took.
+func duration(l *speech, d time.Duration) string {
+	s := fmt.Sprintf("%.1f ms", float64(d.Microseconds())/1000)
+	if d >= time.Second {
+		s = fmt.Sprintf("%.1f s", d.Seconds())
+	}
+	if l.Code == "de" {
+		s = strings.Replace(s, ".", ",", 1)
+	}
+	return s
+}
+
 // day writes a date for a list.
 func day(l *speech, t time.Time) string {
 	if l.Code == "de" {

@@ -154,7 +154,7 @@ const searchTime = 20 * time.Second
 
 func (w *Web) fill(r *request, v *searchView, res *search.Result) {
 	v.Warnings, v.Total, v.Exact, v.Behind = res.Warnings, res.Total, res.Exact, res.Behind
-	v.Took = res.Took.Round(100 * time.Microsecond).String()
+	v.Took = duration(r.lang, res.Took)
 	v.Empty = len(res.Hits) == 0
 	m := search.NewMatcher(res.Expr)
 	selected := r.URL.Query().Get("m")
