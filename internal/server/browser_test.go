@@ -189,6 +189,13 @@ func TestSignUpSearchRead(t *testing.T) {
 			t.Errorf("%s: no %q", q, want)
 		}
 	}
+	// What is wrong with a query is told in the reader's language.
+	s.post(t, "/language", url.Values{"language": {"de"}})
+	for q, want := range map[string]string{"grüße larger:viel": "bei Zeichen 7 nicht zu verstehen: „viel“ ist keine Größe", "form:ann": "form: ist kein Suchfeld"} {
+		if _, body := s.get(t, "/search?q="+url.QueryEscape(q)); !strings.Contains(body, want) {
+			t.Errorf("%s: no %q", q, want)
+		}
+	}
 	s.post(t, "/signout", nil)
 	if resp, _ := s.get(t, "/m/"+id[1]); resp.Request.URL.Path != "/signin" {
 		t.Error("a message is shown after signing out")

@@ -127,7 +127,7 @@ func (w *Web) searchPage(r *request) error {
 	var syntax *search.SyntaxError
 	switch {
 	case errors.As(err, &syntax):
-		v.Problem, status = r.lang.T("search.syntax", "Pos", syntax.Pos+1, "What", syntax.What), http.StatusBadRequest
+		v.Problem, status = r.lang.T("search.syntax", "Pos", syntax.Pos+1, "What", r.lang.T("syntax."+syntax.Problem.String(), "Text", syntax.Fragment)), http.StatusBadRequest
 	case errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil && r.Context().Err() == nil:
 		v.Problem, status = r.lang.T("search.timeout"), http.StatusServiceUnavailable
 	case err != nil:
@@ -153,7 +153,10 @@ func (w *Web) searchPage(r *request) error {
 const searchTime = 20 * time.Second
 
 func (w *Web) fill(r *request, v *searchView, res *search.Result) {
-	v.Warnings, v.Total, v.Exact, v.Behind = res.Warnings, res.Total, res.Exact, res.Behind
+	v.Total, v.Exact, v.Behind = res.Total, res.Exact, res.Behind
+	for _, warning := range res.Warnings {
+		v.Warnings = append(v.Warnings, r.lang.T("search.unknown", "Operator", warning.Operator))
+	}
 	v.Took = duration(r.lang, res.Took)
 	v.Empty = len(res.Hits) == 0
 	m := search.NewMatcher(res.Expr)

@@ -81,7 +81,11 @@ func TestTranslationsAreComplete(t *testing.T) {
 	for _, s := range []string{"date", "oldest", "relevance", "size"} {
 		used["sort."+s] = true
 	}
+	for _, p := range search.Problems() {
+		used["syntax."+p.String()] = true
+	}
 	delete(used, "sort.")
+	delete(used, "syntax.")
 	for _, l := range languages {
 		b, err := fs.ReadFile(messageFiles, "i18n/"+l+".json")
 		if err != nil {
