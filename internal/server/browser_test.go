@@ -155,9 +155,10 @@ func TestSignUpSearchRead(t *testing.T) {
 		t.Fatal("a search without sign-in leads to", resp.Request.URL)
 	}
 	u, _ := url.Parse(s.link)
-	for _, weak := range []string{"short", "passwordpassword", "aaaaaaaaaaaaaaaaaa", "ada-ada-ada-ada-ada"} {
-		if resp, _ := s.post(t, "/welcome", url.Values{"t": {u.Query().Get("t")}, "name": {"ada"}, "password": {weak}, "again": {weak}}); resp.StatusCode != 400 {
-			t.Errorf("password %q: %d", weak, resp.StatusCode)
+	for weak, why := range map[string]string{"short": "shorter than 15", "passwordpassword": "common words", "aaaaaaaaaaaaaaaaaa": "common words", "ada-ada-ada-ada-ada": "your name", "localhost-localhost": "this host", "correct horse battery staple": "lists of common or stolen"} {
+		resp, body := s.post(t, "/welcome", url.Values{"t": {u.Query().Get("t")}, "name": {"ada"}, "password": {weak}, "again": {weak}})
+		if resp.StatusCode != 400 || !strings.Contains(body, why) {
+			t.Errorf("password %q: %d, without %q", weak, resp.StatusCode, why)
 		}
 	}
 	s.signUp(t)

@@ -65,6 +65,8 @@ func (w *Web) problem(r *request, err error) (string, int) {
 		return r.lang.T("password.long", "Max", auth.MaxPassword), http.StatusBadRequest
 	case errors.Is(err, auth.ErrCommon):
 		return r.lang.T("password.common"), http.StatusBadRequest
+	case errors.Is(err, auth.ErrKnown):
+		return r.lang.T("password.known"), http.StatusBadRequest
 	case errors.Is(err, auth.ErrNamed):
 		return r.lang.T("password.named"), http.StatusBadRequest
 	}
