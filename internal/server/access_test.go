@@ -71,9 +71,6 @@ func (b *tab) check(script, name string) {
 	if n := eval[int](b, `document.documentElement.scrollWidth`); n > 320 {
 		b.t.Errorf("%s is %d pixels wide on a screen of 320: %s", name, n, eval[string](b, `[...document.querySelectorAll("body *")].filter(e => e.checkVisibility() && e.getBoundingClientRect().right > 321).map(e => e.outerHTML.slice(0, 120)).slice(0, 3).join(" | ")`))
 	}
-	for _, v := range b.violations(script) {
-		b.t.Errorf("%s, narrow: %s", name, v)
-	}
 	b.do(chromedp.EmulateViewport(1440, 900), scheme("light"))
 }
 

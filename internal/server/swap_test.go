@@ -11,7 +11,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -161,46 +161,40 @@ const hole = `<a hx-get="/help?stolen" hx-trigger="load">a</a><a data-hx-get="/h
 func TestInjectedMarkupIsInert(t *testing.T) {
 	s := start(t)
 	s.signUp(t)
+	b := openTab(t)
+	var stolen atomic.Int32
+	if err := chromedp.Listen(b.ctx, func(ev any) {
+		if ev, ok := ev.(*network.EventRequestWillBeSent); ok && strings.Contains(ev.Request.URL, "stolen") {
+			stolen.Add(1)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		name, markup string
-		stolen       bool
+		requests     bool
 	}{{"injected", hole, false}, {"of ours", `<a hx-get="/help?stolen" hx-trigger="load" hx-swap="none" hx-push-url="false" hx-nonce="NONCE">a</a>`, true}} {
+		at := injected(t, s, c.markup).URL
+		b.signIn(s, at)
 		for _, swapped := range []bool{true, false} {
-			t.Run(c.name+" swapped "+strconv.FormatBool(swapped), func(t *testing.T) {
-				at := injected(t, s, c.markup).URL
-				b := openTab(t)
-				b.signIn(s, at)
-				var mu sync.Mutex
-				stolen := false
-				if err := chromedp.Listen(b.ctx, func(ev any) {
-					if ev, ok := ev.(*network.EventRequestWillBeSent); ok && strings.Contains(ev.Request.URL, "stolen") {
-						mu.Lock()
-						stolen = true
-						mu.Unlock()
-					}
-				}); err != nil {
-					t.Fatal(err)
-				}
-				b.do(chromedp.Navigate(at + "/search?q=invoice"))
-				b.until(`document.querySelector("#hits a[data-htmx-powered]")`)
-				if swapped {
-					eval[bool](b, mark)
-					b.do(chromedp.Click(`#hits a`))
-					b.until(stays + ` && document.querySelector("#read article > a")`)
-				} else {
-					b.do(chromedp.Navigate(at + eval[string](b, `document.querySelector("#hits a").getAttribute("href")`)))
-					b.until(`document.querySelector("#hits a[data-htmx-powered]") && document.querySelector("#read article > a")`)
-				}
-				time.Sleep(500 * time.Millisecond)
-				mu.Lock()
-				defer mu.Unlock()
-				if stolen != c.stolen {
-					t.Errorf("a request was sent: %v", stolen)
-				}
-				if ran := eval[string](b, `document.documentElement.dataset.ran ?? ""`); ran != "" {
-					t.Errorf("an injected %s ran", ran)
-				}
-			})
+			b.do(chromedp.Navigate(at + "/search?q=invoice"))
+			b.until(`document.querySelector("#hits a[data-htmx-powered]")`)
+			stolen.Store(0)
+			if swapped {
+				eval[bool](b, mark)
+				b.do(chromedp.Click(`#hits a`))
+				b.until(stays + ` && document.querySelector("#read article > a")`)
+			} else {
+				b.do(chromedp.Navigate(at + eval[string](b, `document.querySelector("#hits a").getAttribute("href")`)))
+				b.until(`document.querySelector("#hits a[data-htmx-powered]") && document.querySelector("#read article > a")`)
+			}
+			time.Sleep(300 * time.Millisecond)
+			if n := stolen.Load(); n > 0 != c.requests {
+				t.Errorf("%s, swapped %v: %d requests were sent", c.name, swapped, n)
+			}
+			if ran := eval[string](b, `document.documentElement.dataset.ran ?? ""`); ran != "" {
+				t.Errorf("%s, swapped %v: a %s ran", c.name, swapped, ran)
+			}
 		}
 	}
 }
