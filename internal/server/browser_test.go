@@ -415,7 +415,7 @@ func TestBrowser(t *testing.T) {
 		chromedp.WaitVisible(`.list li`),
 		chromedp.Navigate(s.url+"/search?q=invoice"), chromedp.WaitVisible(`.list li`), chromedp.Click(`.list li a`), chromedp.WaitVisible(`.read h1`), shot("search-no-script"),
 		scripts(true), chromedp.Navigate(s.url+"/search?q=invoice"), chromedp.WaitVisible(`#hits a[data-htmx-powered]`), chromedp.Click(`.list li a`), chromedp.WaitVisible(`.read h1`), shot("search-light"),
-		scheme("dark"), shot("search-dark"), scheme("light"), chromedp.Evaluate[chromedp.Void](`document.documentElement.dir = "rtl"`), shot("search-rtl"), scripts(false),
+		scheme("dark"), shot("search-dark"), scheme("light"), chromedp.Evaluate[chromedp.Void](`document.documentElement.dir = "rtl"`), shot("search-rtl"), chromedp.Evaluate[chromedp.Void](`document.documentElement.dir = "ltr"`), scripts(false),
 		chromedp.EmulateViewport(390, 800), shot("message-narrow"), chromedp.Navigate(s.url+"/search?q=invoice"), shot("search-narrow"), chromedp.EmulateViewport(1440, 900),
 		chromedp.Navigate(s.url+"/posture"), shot("posture"), chromedp.Navigate(s.url+"/help"), shot("help"), chromedp.Navigate(s.url+"/settings"), shot("settings"),
 		chromedp.Click(`nav.top button[value=de]`), chromedp.WaitVisible(`button[value=en]`), chromedp.Navigate(s.url+"/search?q="+url.QueryEscape("grüße OR rechnung")), shot("search-german"),
