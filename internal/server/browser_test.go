@@ -228,6 +228,22 @@ func TestNobodySeesWhatIsNotHis(t *testing.T) {
 			if strings.Contains(strings.ReplaceAll(body, "q=canarybody", ""), "canarysubject") || strings.Contains(body, "Hidden<") {
 				t.Errorf("%s shows somebody else's mail", p)
 			}
+			// The same for a request that swaps a part of a page.
+			req, _ := http.NewRequest("GET", s.url+strings.ReplaceAll(p, "ID", r.ID.String()), nil)
+			req.Header.Set("HX-Request", "true")
+			req.Header.Set("HX-Target", "section#read")
+			part, err := s.client.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, _ := io.ReadAll(part.Body)
+			part.Body.Close()
+			if strings.Contains(strings.ReplaceAll(string(b), "q=canarybody", ""), "canarysubject") || bytes.Contains(b, []byte("Hidden<")) {
+				t.Errorf("%s, swapped, shows somebody else's mail", p)
+			}
+			if to := part.Header.Get("HX-Redirect"); !signedIn && (len(b) > 0 || !strings.HasPrefix(to, "/signin")) {
+				t.Errorf("%s, swapped, without sign-in: %d bytes, redirect %q", p, len(b), to)
+			}
 			if !signedIn && resp.Request.URL.Path != "/signin" {
 				t.Errorf("%s without sign-in: %s", p, resp.Request.URL.Path)
 			}
@@ -296,7 +312,7 @@ func chromium(t *testing.T) context.Context {
 	t.Cleanup(stop)
 	ctx, cancel := chromedp.NewContext(alloc)
 	t.Cleanup(cancel)
-	ctx, timeout := context.WithTimeout(ctx, 2*time.Minute)
+	ctx, timeout := context.WithTimeout(ctx, 5*time.Minute)
 	t.Cleanup(timeout)
 	return ctx
 }
@@ -336,7 +352,7 @@ func (b *tab) do(steps ...chromedp.Action[chromedp.Void]) {
 // until waits for a condition in the page's language.
 func (b *tab) until(condition string) {
 	b.t.Helper()
-	for range 100 {
+	for range 400 {
 		if eval[bool](b, "!!("+condition+")") {
 			return
 		}
