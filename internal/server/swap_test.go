@@ -44,6 +44,11 @@ func TestResultsAreSwappedInPlace(t *testing.T) {
 	b.until(`document.querySelector("lh-live").textContent == document.querySelector("#read h1").textContent`)
 	first := eval[string](b, `location.href`)
 
+	// The link that is copied leads to the message alone.
+	b.do(chromedp.Evaluate[chromedp.Void](`navigator.clipboard.writeText = async (text) => { window.copied = text }`), chromedp.Click(`lh-copy button`))
+	b.until(`window.copied == location.origin + "/m/" + new URLSearchParams(location.search).get("m") && document.querySelector("lh-live").textContent == "Copied"`)
+	b.do(chromedp.Evaluate[chromedp.Void](`document.querySelector("#hits li:nth-child(2) a").focus()`))
+
 	// Another search: the box keeps the focus, the count is said.
 	b.do(chromedp.Evaluate[chromedp.Void](`(() => { const q = document.querySelector("#q"); q.focus(); q.value = "order" })()`), chromedp.KeyEvent(kb.Enter))
 	b.until(`location.search == "?q=order" && document.title.startsWith("order")`)
@@ -93,6 +98,14 @@ func TestLoadMore(t *testing.T) {
 	b.until(`document.querySelector("#read article")`)
 	b.do(chromedp.Reload())
 	b.until(`document.querySelectorAll("#hits [aria-current]").length == 1`)
+
+	// A list of 500 rows does not grow any more: the next page follows.
+	b.until(`document.querySelector("#more a[data-htmx-powered]")`)
+	eval[bool](b, mark)
+	b.do(chromedp.Evaluate[chromedp.Void](`for (let more = document.querySelector("#more"), i = 50; i < 500; i++) more.before(document.querySelector("#hits li").cloneNode(true))`))
+	next := eval[string](b, `document.querySelector("#more a").href`)
+	b.do(chromedp.Evaluate[chromedp.Void](`document.querySelector("#more a").focus()`), chromedp.KeyEvent(kb.Enter))
+	b.until(`location.href == ` + strconv.Quote(next) + ` && !window.marked && document.querySelectorAll("#hits li").length <= 51`)
 }
 
 func TestKeys(t *testing.T) {
