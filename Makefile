@@ -2,6 +2,9 @@
 GO ?= go
 FLAGS := -trimpath -buildvcs=false -ldflags=-s
 PACKAGES := chromium zstd python3-cryptography python3-zstandard python3-argon2
+AXE := axe-core-4.14.1
+AXESUM := 29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/letterhold
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 # Builds, makes an archive with a sample mailbox (or MAIL=path), and serves it.
@@ -17,9 +20,18 @@ test: need
 	$(GO) tool staticcheck ./...
 	$(GO) test -shuffle=on $(TESTFLAGS) ./...
 
+# axe-core checks accessibility; it is kept outside of the source.
+define axe
+mkdir -p "$(CACHE)/$(AXE)" && cd "$(CACHE)/$(AXE)" && npm pack --silent $(subst axe-core-,axe-core@,$(AXE)) >/dev/null && \
+	tar -xzf $(AXE).tgz package/axe.min.js package/LICENSE --strip-components=1 && rm $(AXE).tgz && \
+	{ echo "$(AXESUM)  axe.min.js" | sha256sum --check --quiet || { rm axe.min.js; false; }; }
+endef
+
 need:
 	@for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
 	if [ -n "$$missing" ]; then echo "installing$$missing"; $(SUDO) apt-get update -qq && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
+	@if [ ! -f "$(CACHE)/$(AXE)/axe.min.js" ]; then if command -v npm >/dev/null; then echo "fetching $(AXE)"; $(axe); \
+	else echo "npm is missing: accessibility is not checked"; fi; fi
 
 # Everything long: power cuts at every operation, fuzzing for hours.
 soak: need

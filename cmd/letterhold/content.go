@@ -219,7 +219,10 @@ func (e *env) search(ctx context.Context, o *server.Opened, req search.Request, 
 	if err != nil {
 		return err
 	}
-	out := searchJSON{Total: r.Total, Exact: r.Exact, Took: float64(r.Took.Microseconds()) / 1000, Behind: r.Behind, Warnings: r.Warnings, Next: r.Next, Hits: []hitJSON{}}
+	out := searchJSON{Total: r.Total, Exact: r.Exact, Took: float64(r.Took.Microseconds()) / 1000, Behind: r.Behind, Next: r.Next, Hits: []hitJSON{}}
+	for _, w := range r.Warnings {
+		out.Warnings = append(out.Warnings, w.String())
+	}
 	m := search.NewMatcher(r.Expr)
 	for i := range r.Hits {
 		h := &r.Hits[i]

@@ -58,6 +58,7 @@ const (
 type Auth struct {
 	a      *archive.Archive
 	Hasher Hasher
+	names  []string // that no password may consist of
 
 	mu        sync.Mutex
 	addresses map[netip.Prefix]window // guarded by mu
@@ -68,8 +69,11 @@ type window struct {
 	n     int
 }
 
-// New returns the sign-in of an archive.
-func New(a *archive.Archive) *Auth { return &Auth{a: a, addresses: map[netip.Prefix]window{}} }
+// New returns the sign-in of an archive. names are those of the host and the
+// organisation, of which no password may consist.
+func New(a *archive.Archive, names ...string) *Auth {
+	return &Auth{a: a, names: names, addresses: map[netip.Prefix]window{}}
+}
 
 // token returns 256 random bits, and their SHA-256, which is what is stored.
 func token() (secret string, hash [32]byte) {
@@ -111,7 +115,7 @@ func (x *Auth) UseLink(ctx context.Context, secret, name, password, language, ag
 	if err := catalog.CheckName(name); err != nil {
 		return "", err
 	}
-	if err := CheckPassword(password, name); err != nil {
+	if err := CheckPassword(password, append([]string{name}, x.names...)...); err != nil {
 		return "", err
 	}
 	hash := x.Hasher.Hash(password)
@@ -299,7 +303,7 @@ func (x *Auth) SetPassword(ctx context.Context, w *Who, old, fresh string) error
 	if ok, _ := x.Hasher.Check(old, w.Password); !ok {
 		return ErrSignIn
 	}
-	if err := CheckPassword(fresh, w.Name); err != nil {
+	if err := CheckPassword(fresh, append([]string{w.Name}, x.names...)...); err != nil {
 		return err
 	}
 	hash := x.Hasher.Hash(fresh)

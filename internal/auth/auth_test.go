@@ -12,9 +12,10 @@ func TestCheckPassword(t *testing.T) {
 		"a quiet reading room at dusk": nil, "korrekt Pferd Batterie Heftklammer": nil, "tdt3Kf9qLw2xVbR": nil, strings.Repeat("äöü≤", 64)[:0] + "Über den Wolken scheint Licht": nil,
 		"short": ErrTooShort, "fourteen chars": ErrTooShort, strings.Repeat("x y ", 80): ErrTooLong,
 		"aaaaaaaaaaaaaaaa": ErrCommon, "passwordpassword1": ErrCommon, "Passw0rd!Passw0rd!": ErrCommon, "qwertyuiopasdfghjkl": ErrCommon, "abcabcabcabcabcabc": ErrCommon, "123456789012345678": ErrCommon,
+		"correct horse battery staple": ErrKnown, "thequickbrownfoxjumps": ErrKnown, "1q2w3e4r5t6y7u8i9o": ErrKnown, "ACME Widgets acme widgets": ErrNamed,
 		"ada.lovelace ada.lovelace": ErrNamed, "letterhold-letterhold": ErrNamed,
 	} {
-		if err := CheckPassword(p, "ada.lovelace"); !errors.Is(err, want) {
+		if err := CheckPassword(p, "ada.lovelace", "acme-widgets"); !errors.Is(err, want) {
 			t.Errorf("%q: %v, want %v", p, err, want)
 		}
 	}

@@ -18,6 +18,8 @@ import (
 
 	"golang.org/x/crypto/argon2"
 	"golang.org/x/text/unicode/norm"
+
+	"github.com/letterhold/letterhold/internal/auth/blocklist"
 )
 
 // Lengths of a password in characters. Fifteen, because it stands alone until
@@ -32,11 +34,12 @@ var (
 	ErrTooShort = errors.New("the password is too short")
 	ErrTooLong  = errors.New("the password is too long")
 	ErrCommon   = errors.New("the password is easy to guess")
+	ErrKnown    = errors.New("the password is on lists of common or stolen passwords")
 	ErrNamed    = errors.New("the password contains a name that a guesser tries first")
 )
 
 // CheckPassword applies the rules to a new password. names are words that must
-// not make up the password: the user's, the host's.
+// not make up the password: the user's, the organisation's, the host's.
 func CheckPassword(password string, names ...string) error {
 	password = norm.NFC.String(password)
 	switch n := utf8.RuneCountInString(password); {
@@ -45,9 +48,9 @@ func CheckPassword(password string, names ...string) error {
 	case n > MaxPassword:
 		return ErrTooLong
 	}
-	bare := squash(password)
+	bare := blocklist.Fold(password)
 	for _, name := range append(names, "letterhold") {
-		if name = squash(name); len(name) >= 3 {
+		if name = blocklist.Fold(name); len(name) >= 3 {
 			bare = strings.ReplaceAll(bare, name, "")
 		}
 	}
@@ -57,14 +60,10 @@ func CheckPassword(password string, names ...string) error {
 	if predictable(bare) {
 		return ErrCommon
 	}
+	if blocklist.Has(password) {
+		return ErrKnown
+	}
 	return nil
-}
-
-// squash removes what guessers vary: case, digits at the end, separators, and
-// digits in place of letters.
-func squash(s string) string {
-	s = strings.ToLower(norm.NFKC.String(s))
-	return strings.NewReplacer("0", "o", "1", "l", "3", "e", "4", "a", "5", "s", "7", "t", "@", "a", "$", "s", "!", "i", " ", "", "-", "", "_", "", ".", "").Replace(s)
 }
 
 // common are the words of which most guessed passwords are made.
@@ -73,8 +72,8 @@ var common = strings.Fields(`password passwort kennwort geheim secret letmein we
 	trustno changeme test default archive archiv mail email company firma summer sommer winter spring fruehling herbst autumn
 	abcdefghijklmnopqrstuvwxyz january february march april may june july august september october november december`)
 
-// digits as squash leaves them.
-var digitRuns = []string{squash("1234567890"), squash("0987654321"), squash("123123"), squash("112233"), squash("1111"), squash("0000")}
+// digits as Fold leaves them.
+var digitRuns = []string{blocklist.Fold("1234567890"), blocklist.Fold("0987654321"), blocklist.Fold("123123"), blocklist.Fold("112233"), blocklist.Fold("1111"), blocklist.Fold("0000")}
 
 // predictable tells a password that is a row of common words, a repetition, or
 // a run of neighbours.

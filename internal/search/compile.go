@@ -2,7 +2,6 @@ package search
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -18,9 +17,6 @@ import (
 
 // maxExpansion is how many words a wildcard may stand for in one year.
 const maxExpansion = 1000
-
-// ErrTooWide is the error of a wildcard that stands for too many words.
-var ErrTooWide = errors.New("stands for more than 1,000 words; add letters before the wildcard")
 
 // plan is a query compiled for one year.
 type plan struct {
@@ -367,7 +363,7 @@ func (c *compiler) wildcard(t Term) (string, error) {
 		return "", err
 	}
 	if len(words) > maxExpansion {
-		return "", &SyntaxError{t.Pos, fmt.Sprintf("%s %v", t.Text, ErrTooWide)}
+		return "", &SyntaxError{t.Pos, TooWide, t.Text}
 	}
 	if len(words) == 0 {
 		return "", nil

@@ -8,7 +8,7 @@
 package search
 
 import (
-	"fmt"
+	"errors"
 	"strconv"
 	"strings"
 	"time"
@@ -22,16 +22,6 @@ const (
 	maxTerms = 200
 	maxDepth = 50
 )
-
-// SyntaxError says where a query cannot be understood.
-type SyntaxError struct {
-	Pos  int // byte offset
-	What string
-}
-
-func (e *SyntaxError) Error() string {
-	return fmt.Sprintf("query, at character %d: %s", e.Pos+1, e.What)
-}
 
 // Op is the kind of an expression.
 type Op int
@@ -58,7 +48,7 @@ type Term struct {
 	Phrase bool // was quoted
 	Prefix bool // ended in *
 	Wild   bool // contains * or ? inside
-	Pos    int
+	Pos    int  // in characters
 }
 
 // String is the term as it could be typed.
@@ -85,9 +75,9 @@ var fields = map[string]string{
 
 // Parse parses a query. Warnings are for people: what was taken otherwise than
 // they may have meant it.
-func Parse(q string) (e *Expr, warnings []string, err error) {
+func Parse(q string) (e *Expr, warnings []Warning, err error) {
 	if len(q) > MaxQuery {
-		return nil, nil, &SyntaxError{MaxQuery, fmt.Sprintf("longer than %d bytes", MaxQuery)}
+		return nil, nil, &SyntaxError{utf8.RuneCountInString(strings.ToValidUTF8(q[:MaxQuery], "")), TooLong, ""}
 	}
 	if !utf8.ValidString(q) {
 		q = strings.ToValidUTF8(q, "\uFFFD")
@@ -102,7 +92,7 @@ func Parse(q string) (e *Expr, warnings []string, err error) {
 	p := &parser{q: q}
 	e, err = p.or(0)
 	if err == nil && p.pos < len(p.q) {
-		err = &SyntaxError{p.pos, "a closing parenthesis without an opening one"}
+		err = p.problem(p.pos, NotOpened, "")
 	}
 	if err != nil {
 		return nil, p.warnings, err
@@ -114,7 +104,14 @@ type parser struct {
 	q        string
 	pos      int
 	terms    int
-	warnings []string
+	warnings []Warning
+}
+
+// char is a byte offset in characters, which is what people count.
+func (p *parser) char(at int) int { return utf8.RuneCountInString(p.q[:at]) }
+
+func (p *parser) problem(at int, what Problem, fragment string) error {
+	return &SyntaxError{p.char(at), what, fragment}
 }
 
 func (p *parser) space() {
@@ -142,7 +139,7 @@ func (p *parser) keyword(w string) bool {
 
 func (p *parser) or(depth int) (*Expr, error) {
 	if depth > maxDepth {
-		return nil, &SyntaxError{p.pos, "parentheses are nested too deeply"}
+		return nil, p.problem(p.pos, TooDeep, "")
 	}
 	first, err := p.and(depth)
 	if err != nil {
@@ -160,7 +157,7 @@ func (p *parser) or(depth int) (*Expr, error) {
 			return nil, err
 		}
 		if len(next.Kids) == 0 && next.Op == OpAnd || len(kids[len(kids)-1].Kids) == 0 && kids[len(kids)-1].Op == OpAnd {
-			return nil, &SyntaxError{at, "OR needs something on both sides"}
+			return nil, p.problem(at, EmptyOr, "")
 		}
 		kids = append(kids, next)
 	}
@@ -205,7 +202,7 @@ func (p *parser) unary(depth int) (*Expr, error) {
 		}
 		p.space()
 		if p.pos >= len(p.q) || p.q[p.pos] == ')' {
-			return nil, &SyntaxError{at, "a minus needs something behind it"}
+			return nil, p.problem(at, EmptyMinus, "")
 		}
 		k, err := p.unaryOnce(depth)
 		if err != nil {
@@ -226,7 +223,7 @@ func (p *parser) unaryOnce(depth int) (*Expr, error) {
 		}
 		p.space()
 		if p.pos >= len(p.q) || p.q[p.pos] != ')' && !or {
-			return nil, &SyntaxError{at, "this parenthesis is not closed"}
+			return nil, p.problem(at, NotClosed, "")
 		}
 		p.pos++
 		return e, nil
@@ -236,14 +233,14 @@ func (p *parser) unaryOnce(depth int) (*Expr, error) {
 
 func (p *parser) term(depth int) (*Expr, error) {
 	if p.terms++; p.terms > maxTerms {
-		return nil, &SyntaxError{p.pos, fmt.Sprintf("more than %d terms", maxTerms)}
+		return nil, p.problem(p.pos, TooManyTerms, "")
 	}
 	at := p.pos
 	word, phrase, err := p.word(true)
 	if err != nil {
 		return nil, err
 	}
-	t := Term{Text: word, Phrase: phrase, Pos: at}
+	t := Term{Text: word, Phrase: phrase, Pos: p.char(at)}
 	if !phrase && p.pos < len(p.q) && p.q[p.pos] == ':' {
 		name := strings.ToLower(word)
 		if f, ok := fields[name]; ok {
@@ -257,7 +254,7 @@ func (p *parser) term(depth int) (*Expr, error) {
 		}
 		t.Text += rest
 		if isName(name) && !strings.HasPrefix(rest, "://") {
-			p.warnings = append(p.warnings, fmt.Sprintf("%s: is no operator; it was searched as text", name))
+			p.warnings = append(p.warnings, Warning{name})
 		}
 	}
 	return leaf(t), nil
@@ -287,9 +284,9 @@ func (p *parser) field(f string, at, depth int) (*Expr, error) {
 		return nil, err
 	}
 	if word == "" {
-		return nil, &SyntaxError{at, f + ": needs something behind it"}
+		return nil, p.problem(at, EmptyField, f)
 	}
-	t := Term{Field: f, Text: word, Phrase: phrase, Pos: at}
+	t := Term{Field: f, Text: word, Phrase: phrase, Pos: p.char(at)}
 	if err := t.check(time.Time{}); err != nil {
 		return nil, err
 	}
@@ -332,7 +329,7 @@ func (p *parser) word(colon bool) (string, bool, error) {
 		at := p.pos
 		end := strings.IndexByte(p.q[p.pos+1:], '"')
 		if end < 0 {
-			return "", false, &SyntaxError{at, "this quote is not closed"}
+			return "", false, p.problem(at, QuoteOpen, "")
 		}
 		p.pos += end + 2
 		return p.q[at+1 : at+1+end], true, nil
@@ -366,13 +363,21 @@ func (t Term) check(time.Time) error {
 		_, err = ago(t.Text, time.Unix(0, 0))
 	case "has":
 		if s := strings.ToLower(t.Text); s != "attachment" && s != "attachments" {
-			err = fmt.Errorf("has:%s is not known; has:attachment is", t.Text)
+			err = errValue
 		}
 	}
 	if err != nil {
-		return &SyntaxError{t.Pos, err.Error()}
+		return &SyntaxError{t.Pos, valueProblems[t.Field], t.Text}
 	}
 	return nil
+}
+
+// errValue is the error of a value that its operator does not understand.
+var errValue = errors.New("not understood")
+
+// valueProblems are what is wrong then.
+var valueProblems = map[string]Problem{
+	"larger": BadSize, "smaller": BadSize, "before": BadDate, "after": BadDate, "on": BadDate, "older_than": BadAge, "newer_than": BadAge, "has": BadHas,
 }
 
 // parseSize reads "10M", "500k", "1G" or bytes; 1K is 1,024 bytes.
@@ -387,7 +392,7 @@ func parseSize(s string) (int64, error) {
 	}
 	n, err := strconv.ParseFloat(num, 64)
 	if err != nil || n < 0 || n > 1<<40 {
-		return 0, fmt.Errorf("size %q: write it as 500k, 10M or 1G", s)
+		return 0, errValue
 	}
 	return int64(n * float64(unit)), nil
 }
@@ -404,12 +409,12 @@ func parseDay(s string, tz *time.Location) (from, to time.Time, err error) {
 			return t, t.AddDate(l.y, l.m, l.d), nil
 		}
 	}
-	return from, to, fmt.Errorf("date %q: write it as 2026-03-12", s)
+	return from, to, errValue
 }
 
 // ago reads "7d", "2w", "3m", "1y" and counts back from now.
 func ago(s string, now time.Time) (time.Time, error) {
-	bad := fmt.Errorf("age %q: write it as 7d, 2w, 3m or 1y", s)
+	bad := errValue
 	if len(s) < 2 {
 		return now, bad
 	}

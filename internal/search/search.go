@@ -69,7 +69,7 @@ type Result struct {
 	Next     string
 	Took     time.Duration
 	Behind   int64 // changes that the index has not followed yet
-	Warnings []string
+	Warnings []Warning
 	Expr     *Expr
 }
 

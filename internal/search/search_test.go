@@ -331,7 +331,19 @@ func TestSyntaxErrors(t *testing.T) {
 		if !errors.As(err, &e) {
 			t.Errorf("%q: %v", q, err)
 		} else if e.Pos != pos {
-			t.Errorf("%q: at %d, want %d (%s)", q, e.Pos, pos, e.What)
+			t.Errorf("%q: at %d, want %d (%s)", q, e.Pos, pos, e)
+		}
+	}
+	// Each says what it is about, in whole words, and where in characters.
+	for q, want := range map[string]SyntaxError{
+		`grüße larger:x`: {6, BadSize, "x"}, `東京 (a`: {3, NotClosed, ""}, `ü before:yesterday`: {2, BadDate, "yesterday"}, `has:wings`: {0, BadHas, "wings"}, `ä from:`: {2, EmptyField, "from"}, `newer_than:5`: {0, BadAge, "5"},
+	} {
+		_, _, err := Parse(q)
+		var e *SyntaxError
+		if !errors.As(err, &e) || *e != want {
+			t.Errorf("%q: %v, want %v", q, err, want)
+		} else if s := e.Error(); strings.Contains(s, "%!") || !strings.Contains(s, want.Fragment) {
+			t.Errorf("%q: %s", q, s)
 		}
 	}
 	if _, w, err := Parse("form:ann"); err != nil || len(w) != 1 {

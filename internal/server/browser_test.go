@@ -155,9 +155,10 @@ func TestSignUpSearchRead(t *testing.T) {
 		t.Fatal("a search without sign-in leads to", resp.Request.URL)
 	}
 	u, _ := url.Parse(s.link)
-	for _, weak := range []string{"short", "passwordpassword", "aaaaaaaaaaaaaaaaaa", "ada-ada-ada-ada-ada"} {
-		if resp, _ := s.post(t, "/welcome", url.Values{"t": {u.Query().Get("t")}, "name": {"ada"}, "password": {weak}, "again": {weak}}); resp.StatusCode != 400 {
-			t.Errorf("password %q: %d", weak, resp.StatusCode)
+	for weak, why := range map[string]string{"short": "shorter than 15", "passwordpassword": "common words", "aaaaaaaaaaaaaaaaaa": "common words", "ada-ada-ada-ada-ada": "your name", "localhost-localhost": "this host", "correct horse battery staple": "lists of common or stolen"} {
+		resp, body := s.post(t, "/welcome", url.Values{"t": {u.Query().Get("t")}, "name": {"ada"}, "password": {weak}, "again": {weak}})
+		if resp.StatusCode != 400 || !strings.Contains(body, why) {
+			t.Errorf("password %q: %d, without %q", weak, resp.StatusCode, why)
 		}
 	}
 	s.signUp(t)
@@ -186,6 +187,13 @@ func TestSignUpSearchRead(t *testing.T) {
 	}
 	for q, want := range map[string]string{"%22open": "cannot be understood", "zzzznothing": "No mail matches", "%E6%9D%B1%E4%BA%AC": "東京", "muenchen+OR+gr%C3%BC%C3%9Fe": "Gr"} {
 		if _, body := s.get(t, "/search?q="+q); !strings.Contains(body, want) {
+			t.Errorf("%s: no %q", q, want)
+		}
+	}
+	// What is wrong with a query is told in the reader's language.
+	s.post(t, "/language", url.Values{"language": {"de"}})
+	for q, want := range map[string]string{"grüße larger:viel": "bei Zeichen 7 nicht zu verstehen: „viel“ ist keine Größe", "form:ann": "form: ist kein Suchfeld"} {
+		if _, body := s.get(t, "/search?q="+url.QueryEscape(q)); !strings.Contains(body, want) {
 			t.Errorf("%s: no %q", q, want)
 		}
 	}
@@ -219,6 +227,22 @@ func TestNobodySeesWhatIsNotHis(t *testing.T) {
 			resp, body := s.get(t, strings.ReplaceAll(p, "ID", r.ID.String()))
 			if strings.Contains(strings.ReplaceAll(body, "q=canarybody", ""), "canarysubject") || strings.Contains(body, "Hidden<") {
 				t.Errorf("%s shows somebody else's mail", p)
+			}
+			// The same for a request that swaps a part of a page.
+			req, _ := http.NewRequest("GET", s.url+strings.ReplaceAll(p, "ID", r.ID.String()), nil)
+			req.Header.Set("HX-Request", "true")
+			req.Header.Set("HX-Target", "section#read")
+			part, err := s.client.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, _ := io.ReadAll(part.Body)
+			part.Body.Close()
+			if strings.Contains(strings.ReplaceAll(string(b), "q=canarybody", ""), "canarysubject") || bytes.Contains(b, []byte("Hidden<")) {
+				t.Errorf("%s, swapped, shows somebody else's mail", p)
+			}
+			if to := part.Header.Get("HX-Redirect"); !signedIn && (len(b) > 0 || !strings.HasPrefix(to, "/signin")) {
+				t.Errorf("%s, swapped, without sign-in: %d bytes, redirect %q", p, len(b), to)
 			}
 			if !signedIn && resp.Request.URL.Path != "/signin" {
 				t.Errorf("%s without sign-in: %s", p, resp.Request.URL.Path)
@@ -288,7 +312,7 @@ func chromium(t *testing.T) context.Context {
 	t.Cleanup(stop)
 	ctx, cancel := chromedp.NewContext(alloc)
 	t.Cleanup(cancel)
-	ctx, timeout := context.WithTimeout(ctx, 2*time.Minute)
+	ctx, timeout := context.WithTimeout(ctx, 5*time.Minute)
 	t.Cleanup(timeout)
 	return ctx
 }
@@ -305,10 +329,85 @@ func screenshots(t *testing.T) string {
 	return dir
 }
 
+// tab is a browser's tab with short ways to drive it.
+type tab struct {
+	t   *testing.T
+	ctx context.Context
+	dir string // for pictures
+}
+
+func openTab(t *testing.T) *tab {
+	b := &tab{t: t, ctx: chromium(t), dir: screenshots(t)}
+	b.do(call(network.Enable, network.EnableParams{}), chromedp.EmulateViewport(1440, 900))
+	return b
+}
+
+func (b *tab) do(steps ...chromedp.Action[chromedp.Void]) {
+	b.t.Helper()
+	if err := chromedp.Do(b.ctx, steps...); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// until waits for a condition in the page's language.
+func (b *tab) until(condition string) {
+	b.t.Helper()
+	for range 400 {
+		if eval[bool](b, "!!("+condition+")") {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	b.t.Fatalf("never true: %s; at %s, the focus on %s", condition, eval[string](b, "location.href"), eval[string](b, "document.activeElement.outerHTML.slice(0, 300)"))
+}
+
+func eval[T any](b *tab, js string) T {
+	b.t.Helper()
+	v, err := chromedp.Run(b.ctx, chromedp.Evaluate[T](js))
+	if err != nil {
+		b.t.Fatalf("%s: %v", js, err)
+	}
+	return v
+}
+
+// signIn gives the tab the session of the client, for the site at an address.
+func (b *tab) signIn(s *site, at string) {
+	b.t.Helper()
+	u, _ := url.Parse(s.url)
+	for _, c := range s.client.Jar.Cookies(u) {
+		b.do(call(network.SetCookie, network.SetCookieParams{Name: c.Name, Value: c.Value, URL: at, Path: "/", Secure: new(true), HTTPOnly: new(true)}))
+	}
+}
+
+func call[P, R any](cmd cdp.Command[P, R], params P) chromedp.Action[chromedp.Void] {
+	return chromedp.Func(func(ctx context.Context, target *chromedp.Target) error {
+		_, err := cdp.Call(ctx, target, cmd, params)
+		return err
+	})
+}
+
+func (b *tab) shot(name string) chromedp.Action[chromedp.Void] {
+	return chromedp.Func(func(ctx context.Context, target *chromedp.Target) error {
+		p, err := chromedp.CaptureScreenshot()(ctx, target)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(b.dir, name+".png"), p, 0o644)
+		}
+		return err
+	})
+}
+
+func scheme(name string) chromedp.Action[chromedp.Void] {
+	return call(emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: name}}})
+}
+
+func scripts(on bool) chromedp.Action[chromedp.Void] {
+	return call(emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: !on})
+}
+
 func TestBrowser(t *testing.T) {
 	s := start(t)
-	ctx := chromium(t)
-	dir := screenshots(t)
+	b := openTab(t)
+	ctx, dir := b.ctx, b.dir
 	var mu sync.Mutex
 	var foreign, logged []string
 	if err := chromedp.Listen(ctx, func(ev any) {
@@ -325,37 +424,14 @@ func TestBrowser(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	shot := func(name string) chromedp.Action[chromedp.Void] {
-		return chromedp.Func(func(ctx context.Context, target *chromedp.Target) error {
-			b, err := chromedp.CaptureScreenshot()(ctx, target)
-			if err == nil {
-				err = os.WriteFile(filepath.Join(dir, name+".png"), b, 0o644)
-			}
-			return err
-		})
-	}
-	dark := func(scheme string) chromedp.Action[chromedp.Void] {
-		return chromedp.Func(func(ctx context.Context, target *chromedp.Target) error {
-			_, err := cdp.Call(ctx, target, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}})
-			return err
-		})
-	}
-	scripts := func(on bool) chromedp.Action[chromedp.Void] {
-		return chromedp.Func(func(ctx context.Context, target *chromedp.Target) error {
-			_, err := cdp.Call(ctx, target, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: !on})
-			return err
-		})
-	}
-	watch := chromedp.Func(func(ctx context.Context, target *chromedp.Target) error {
-		_, err := cdp.Call(ctx, target, network.Enable, network.EnableParams{})
-		return err
-	})
-	err := chromedp.Do(ctx, watch, scripts(false), chromedp.EmulateViewport(1440, 900),
+	shot := b.shot
+	err := chromedp.Do(ctx, scripts(false),
 		chromedp.Navigate(s.link), shot("welcome"),
 		chromedp.SendKeys(`input[name=name]`, "ada"), chromedp.SendKeys(`input[name=password]`, password), chromedp.SendKeys(`input[name=again]`, password), chromedp.Submit(`form.stack`),
 		chromedp.WaitVisible(`.list li`),
-		chromedp.Navigate(s.url+"/search?q=invoice"), chromedp.WaitVisible(`.list li`), chromedp.Click(`.list li a`), chromedp.WaitVisible(`.read h1`), shot("search-light"),
-		dark("dark"), shot("search-dark"), dark("light"),
+		chromedp.Navigate(s.url+"/search?q=invoice"), chromedp.WaitVisible(`.list li`), chromedp.Click(`.list li a`), chromedp.WaitVisible(`.read h1`), shot("search-no-script"),
+		scripts(true), chromedp.Navigate(s.url+"/search?q=invoice"), chromedp.WaitVisible(`#hits a[data-htmx-powered]`), chromedp.Click(`.list li a`), chromedp.WaitVisible(`.read h1`), shot("search-light"),
+		scheme("dark"), shot("search-dark"), scheme("light"), chromedp.Evaluate[chromedp.Void](`document.documentElement.dir = "rtl"`), shot("search-rtl"), chromedp.Evaluate[chromedp.Void](`document.documentElement.dir = "ltr"`), scripts(false),
 		chromedp.EmulateViewport(390, 800), shot("message-narrow"), chromedp.Navigate(s.url+"/search?q=invoice"), shot("search-narrow"), chromedp.EmulateViewport(1440, 900),
 		chromedp.Navigate(s.url+"/posture"), shot("posture"), chromedp.Navigate(s.url+"/help"), shot("help"), chromedp.Navigate(s.url+"/settings"), shot("settings"),
 		chromedp.Click(`nav.top button[value=de]`), chromedp.WaitVisible(`button[value=en]`), chromedp.Navigate(s.url+"/search?q="+url.QueryEscape("grüße OR rechnung")), shot("search-german"),

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -52,6 +53,18 @@ func hosts(listen string) []string {
 		names = append(names, h)
 	}
 	return append(names, "127.0.0.1", "::1")
+}
+
+// labels are the parts of host names: among them are the machine's name and,
+// mostly, that of the organisation.
+func labels(hosts []string) []string {
+	var all []string
+	for _, h := range hosts {
+		if net.ParseIP(h) == nil {
+			all = append(append(all, h), strings.Split(h, ".")...)
+		}
+	}
+	return all
 }
 
 // New returns the server of an archive that is open.
@@ -120,7 +133,7 @@ func (s *Server) enter(x *Opened) error {
 	if err := s.certify(ca); err != nil {
 		return err
 	}
-	s.auth = auth.New(x.Archive)
+	s.auth = auth.New(x.Archive, labels(hosts(s.o.HTTPS))...)
 	w, err := web.New(x.Archive, x.Search, s.auth, web.Options{Log: s.o.Log, CA: ca.PEM()})
 	if err != nil {
 		return err

@@ -19,6 +19,7 @@ type formView struct {
 	Secret  string
 	Zone    string
 	Saved   bool
+	Keys    bool // single keys are switched on
 }
 
 // local returns an address of ours that a form may lead back to.
@@ -64,6 +65,8 @@ func (w *Web) problem(r *request, err error) (string, int) {
 		return r.lang.T("password.long", "Max", auth.MaxPassword), http.StatusBadRequest
 	case errors.Is(err, auth.ErrCommon):
 		return r.lang.T("password.common"), http.StatusBadRequest
+	case errors.Is(err, auth.ErrKnown):
+		return r.lang.T("password.known"), http.StatusBadRequest
 	case errors.Is(err, auth.ErrNamed):
 		return r.lang.T("password.named"), http.StatusBadRequest
 	}
@@ -132,11 +135,11 @@ func (w *Web) setLanguage(r *request) error {
 }
 
 func (w *Web) settingsPage(r *request) error {
-	return w.show(r, http.StatusOK, "settings", formView{Zone: r.who.Zone})
+	return w.show(r, http.StatusOK, "settings", formView{Zone: r.who.Zone, Keys: r.keys()})
 }
 
 func (w *Web) settings(r *request) error {
-	v := formView{Zone: strings.TrimSpace(r.PostFormValue("zone")), Saved: true}
+	v := formView{Zone: strings.TrimSpace(r.PostFormValue("zone")), Keys: r.PostFormValue("keys") == "on", Saved: true}
 	if _, err := time.LoadLocation(v.Zone); err != nil || v.Zone == "" || v.Zone == "Local" {
 		v.Saved, v.Problem = false, r.lang.T("settings.zone.bad")
 		return w.show(r, http.StatusBadRequest, "settings", v)
@@ -144,11 +147,12 @@ func (w *Web) settings(r *request) error {
 	if err := w.archive.State().Write(func(t catalog.Tx) error { return t.SetLanguage(r.who.ID, r.who.Language, v.Zone) }); err != nil {
 		return err
 	}
+	setKeys(r.w, v.Keys)
 	return w.show(r, http.StatusOK, "settings", v)
 }
 
 func (w *Web) changePassword(r *request) error {
-	v := formView{Zone: r.who.Zone, Saved: true}
+	v := formView{Zone: r.who.Zone, Keys: r.keys(), Saved: true}
 	err := error(nil)
 	if r.PostFormValue("password") != r.PostFormValue("again") {
 		v.Saved, v.Problem = false, r.lang.T("password.differ")
@@ -163,6 +167,23 @@ func (w *Web) changePassword(r *request) error {
 		return w.show(r, status, "settings", v)
 	}
 	return w.show(r, http.StatusOK, "settings", v)
+}
+
+const keysCookie = "__Host-keys"
+
+// keys tells whether single keys act in this browser. It is a matter of the
+// keyboard and of who sits there, so the browser keeps it.
+func (r *request) keys() bool {
+	c, err := r.Cookie(keysCookie)
+	return err != nil || c.Value != "off"
+}
+
+func setKeys(rw http.ResponseWriter, on bool) {
+	c := &http.Cookie{Name: keysCookie, Value: "off", Path: "/", Secure: true, HttpOnly: true, SameSite: http.SameSiteStrictMode, MaxAge: 365 * 86400}
+	if on {
+		c.MaxAge = -1
+	}
+	http.SetCookie(rw, c)
 }
 
 // postureView lists what is weaker than it should be.

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"context"
 	"crypto/rand"
 	"net/http"
 	"strings"
@@ -16,11 +17,23 @@ const framePolicy = "sandbox allow-popups allow-popups-to-escape-sandbox; defaul
 
 var permissions = "accelerometer=(), autoplay=(), camera=(), clipboard-read=(), display-capture=(), encrypted-media=(), fullscreen=(), geolocation=(), gyroscope=(), hid=(), magnetometer=(), microphone=(), midi=(), payment=(), publickey-credentials-get=(), screen-wake-lock=(), serial=(), usb=(), xr-spatial-tracking=()"
 
+// nonceKey finds the nonce of an answer in the context of its request.
+type nonceKey struct{}
+
+// nonce is what scripts and the elements that htmx may follow have to carry.
+func (r *request) nonce() string {
+	s, _ := r.Context().Value(nonceKey{}).(string)
+	return s
+}
+
+// swapping tells a request that htmx made to swap a part of the page in place.
+func (r *request) swapping() bool { return r.Header.Get("HX-Request") == "true" }
+
 // secure sets the headers of every answer.
 func secure(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h := w.Header()
-		h.Set("Content-Security-Policy", strings.Replace(policy, "NONCE", rand.Text(), 1))
+		h, nonce := w.Header(), rand.Text()
+		h.Set("Content-Security-Policy", strings.Replace(policy, "NONCE", nonce, 1))
 		h.Set("Cross-Origin-Opener-Policy", "same-origin")
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		h.Set("X-Content-Type-Options", "nosniff")
@@ -28,7 +41,7 @@ func secure(next http.Handler) http.Handler {
 		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("Permissions-Policy", permissions)
 		h.Set("Cache-Control", "no-store")
-		next.ServeHTTP(w, r)
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), nonceKey{}, nonce)))
 	})
 }
 

@@ -2,6 +2,7 @@ package web
 
 import (
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 )
@@ -22,8 +23,17 @@ func Locked(unlock func(passphrase string) error) http.Handler {
 	})
 	mux.HandleFunc("GET /{$}", l.page)
 	mux.HandleFunc("POST /unlock", l.try)
+	mux.HandleFunc("GET /unlock", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/", http.StatusSeeOther) })
+	mux.HandleFunc("POST /language", func(w http.ResponseWriter, r *http.Request) {
+		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+		l.w.setLanguage(l.request(w, r)) // of nobody: only the cookie
+	})
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Retry-After", "60")
+		if r.Method == http.MethodGet && strings.Contains(r.Header.Get("Accept"), "text/html") {
+			l.w.show(l.request(w, r), http.StatusServiceUnavailable, "unlock", formView{})
+			return
+		}
 		http.Error(w, "temporarily unavailable: the archive is locked", http.StatusServiceUnavailable)
 	})
 	return secure(http.NewCrossOriginProtection().Handler(mux))

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"html"
 	"io"
 	"mime"
 	"net/http"
@@ -33,6 +34,7 @@ type messageView struct {
 	Images            bool // the reader asked for them
 	FrameURL          string
 	ImagesURL         string
+	Up                string // the list that it was chosen from
 	Text              []piece
 	Attachments       []attachmentView
 	Partial, Unread   bool
@@ -191,7 +193,7 @@ func (w *Web) messagePage(r *request) error {
 	return w.show(r, http.StatusOK, "message", v)
 }
 
-const frameHead = `<!doctype html><html><head><meta charset="utf-8"><title>Message</title><style>html{color-scheme:light}body{margin:0;padding:16px;background:#fff;color:#222;font:15px/1.45 system-ui,sans-serif;overflow-wrap:break-word}img{max-width:100%;height:auto}mark{background:#ffe9a8;color:inherit}.lh-host{color:#a3262a;font-size:13px}table{max-width:100%}pre{white-space:pre-wrap}</style></head><body>`
+const frameHead = `<!doctype html><html><head><meta charset="utf-8"><title>TITLE</title><style>html{color-scheme:light}body{margin:0;padding:16px;background:#fff;color:#222;font:15px/1.45 system-ui,sans-serif;overflow-wrap:break-word}img{max-width:100%;height:auto}mark{background:#ffe9a8;color:inherit}.lh-host{color:#a3262a;font-size:13px}table{max-width:100%}pre{white-space:pre-wrap}</style></head><body>`
 
 // messageHTML is the document of the sandboxed frame.
 func (w *Web) messageHTML(r *request) error {
@@ -210,7 +212,7 @@ func (w *Web) messageHTML(r *request) error {
 		return errNotFound
 	}
 	frameHeaders(r.w.Header(), images)
-	_, err = io.WriteString(r.w, frameHead+res.HTML+"</body></html>")
+	_, err = io.WriteString(r.w, strings.Replace(frameHead, "TITLE", html.EscapeString(r.lang.T("message.label")), 1)+res.HTML+"</body></html>")
 	return err
 }
 

@@ -2,6 +2,7 @@ package web
 
 import (
 	"bytes"
+	"compress/gzip"
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
@@ -18,6 +19,8 @@ import (
 	"github.com/nicksnyder/go-i18n/v2/i18n"
 	"golang.org/x/text/language"
 )
+
+//go:generate go tool esbuild scripts/letterhold.ts --bundle --minify --format=iife --target=es2022 --charset=utf8 --log-level=warning --outfile=assets/letterhold.js
 
 //go:embed templates/*.html
 var templateFiles embed.FS
@@ -40,6 +43,7 @@ type pages struct {
 
 type asset struct {
 	data []byte
+	gzip []byte // the same, compressed; nothing secret is in it
 	kind string
 	hash string
 }
@@ -64,8 +68,10 @@ func loadPages() (*pages, error) {
 		}
 		b, err := assetFiles.ReadFile(name)
 		sum := sha256.Sum256(b)
-		kind := map[string]string{".css": "text/css; charset=utf-8", ".svg": "image/svg+xml", ".js": "text/javascript; charset=utf-8"}[path.Ext(name)]
-		p.assets[path.Base(name)] = asset{b, kind, hex.EncodeToString(sum[:6])}
+		kind, ok := map[string]string{".css": "text/css; charset=utf-8", ".svg": "image/svg+xml", ".js": "text/javascript; charset=utf-8"}[path.Ext(name)]
+		if err == nil && ok {
+			p.assets[path.Base(name)] = asset{b, compress(b), kind, hex.EncodeToString(sum[:6])}
+		}
 		return err
 	})
 	if err != nil {
@@ -88,6 +94,14 @@ func loadPages() (*pages, error) {
 		p.templates[base] = t
 	}
 	return p, nil
+}
+
+func compress(b []byte) []byte {
+	var z bytes.Buffer
+	w, _ := gzip.NewWriterLevel(&z, gzip.BestCompression) // the level exists
+	w.Write(b)                                            // a buffer takes everything
+	w.Close()
+	return z.Bytes()
 }
 
 func (p *pages) assetURL(name string) string { return "/assets/" + name + "?v=" + p.assets[name].hash }
@@ -131,6 +145,8 @@ type page struct {
 	Who   string // name of who is signed in
 	Admin bool
 	Path  string // address of this page, for the language switch
+	Nonce string // of this answer's scripts
+	Keys  bool   // single keys are switched on
 	Query string // of the search box
 	View  any
 }
@@ -146,12 +162,17 @@ func (p page) With(view any) page {
 
 // show renders a page whole before anything is sent.
 func (w *Web) show(r *request, status int, name string, view any) error {
-	p := page{L: r.lang, Path: r.URL.RequestURI(), View: view, Query: r.URL.Query().Get("q")}
+	return w.render(r, status, name, "layout.html", view)
+}
+
+// render sends a page, or the part of it that a template defines.
+func (w *Web) render(r *request, status int, name, part string, view any) error {
+	p := page{L: r.lang, Path: r.URL.RequestURI(), Nonce: r.nonce(), Keys: r.keys(), View: view, Query: r.URL.Query().Get("q")}
 	if r.who != nil {
 		p.Who, p.Admin = r.who.Name, r.who.Administers()
 	}
 	var b bytes.Buffer
-	if err := w.pages.templates[name].Execute(&b, p); err != nil {
+	if err := w.pages.templates[name].ExecuteTemplate(&b, part, p); err != nil {
 		return fmt.Errorf("template %s: %w", name, err)
 	}
 	r.w.Header().Set("Content-Type", "text/html; charset=utf-8")
@@ -172,6 +193,18 @@ func size(n int64) string {
 	return fmt.Sprintf("%.1f MB", float64(n)/1e6)
 }
 
+// duration writes how long a search took.
+func duration(l *speech, d time.Duration) string {
+	s := fmt.Sprintf("%.1f ms", float64(d.Microseconds())/1000)
+	if d >= time.Second {
+		s = fmt.Sprintf("%.1f s", d.Seconds())
+	}
+	if l.Code == "de" {
+		s = strings.Replace(s, ".", ",", 1)
+	}
+	return s
+}
+
 // day writes a date for a list.
 func day(l *speech, t time.Time) string {
 	if l.Code == "de" {
@@ -190,7 +223,13 @@ func (w *Web) asset(r *request) error {
 	if r.URL.Query().Get("v") == a.hash {
 		r.w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
 	}
-	_, err := r.w.Write(a.data)
+	r.w.Header().Set("Vary", "Accept-Encoding")
+	b := a.data
+	if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+		r.w.Header().Set("Content-Encoding", "gzip")
+		b = a.gzip
+	}
+	_, err := r.w.Write(b)
 	return err
 }
 

@@ -103,6 +103,15 @@ func with(u *url.URL, key, val string) string {
 func (w *Web) searchPage(r *request) error {
 	q := r.URL.Query()
 	v := searchView{Query: q.Get("q")}
+	if id := q.Get("m"); id != "" && r.swapping() && r.Header.Get("HX-Target") == "section#read" {
+		// The list stays as it is: no need to search again.
+		var err error
+		if v.Message, err = w.message(r, id, v.Query); err != nil {
+			return err
+		}
+		v.Message.Up = with(r.URL, "m", "")
+		return w.render(r, http.StatusOK, "search", "read", v)
+	}
 	sort, err := search.ParseSort(q.Get("sort"))
 	if err != nil {
 		sort = search.Newest
@@ -118,7 +127,7 @@ func (w *Web) searchPage(r *request) error {
 	var syntax *search.SyntaxError
 	switch {
 	case errors.As(err, &syntax):
-		v.Problem, status = r.lang.T("search.syntax", "Pos", syntax.Pos+1, "What", syntax.What), http.StatusBadRequest
+		v.Problem, status = r.lang.T("search.syntax", "Pos", syntax.Pos+1, "What", r.lang.T("syntax."+syntax.Problem.String(), "Text", syntax.Fragment)), http.StatusBadRequest
 	case errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil && r.Context().Err() == nil:
 		v.Problem, status = r.lang.T("search.timeout"), http.StatusServiceUnavailable
 	case err != nil:
@@ -133,6 +142,9 @@ func (w *Web) searchPage(r *request) error {
 		if v.Message, err = w.message(r, id, v.Query); err != nil && !errors.Is(err, errNotFound) {
 			return err
 		}
+		if v.Message != nil {
+			v.Message.Up = with(r.URL, "m", "")
+		}
 	}
 	return w.show(r, status, "search", v)
 }
@@ -141,8 +153,11 @@ func (w *Web) searchPage(r *request) error {
 const searchTime = 20 * time.Second
 
 func (w *Web) fill(r *request, v *searchView, res *search.Result) {
-	v.Warnings, v.Total, v.Exact, v.Behind = res.Warnings, res.Total, res.Exact, res.Behind
-	v.Took = res.Took.Round(100 * time.Microsecond).String()
+	v.Total, v.Exact, v.Behind = res.Total, res.Exact, res.Behind
+	for _, warning := range res.Warnings {
+		v.Warnings = append(v.Warnings, r.lang.T("search.unknown", "Operator", warning.Operator))
+	}
+	v.Took = duration(r.lang, res.Took)
 	v.Empty = len(res.Hits) == 0
 	m := search.NewMatcher(res.Expr)
 	selected := r.URL.Query().Get("m")

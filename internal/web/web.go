@@ -1,4 +1,6 @@
-// Package web is the HTTPS door: pages that work without scripts.
+// Package web is the HTTPS door: pages that work without scripts. With them,
+// htmx swaps parts of a page in place, and a few elements of ours (scripts/)
+// add keys and what assistive technology is told.
 //
 // Every page is a row of the table in routes. Whoever is not signed in sees
 // sign-in only; a page with mail asks the catalog with the scope of who asks.
@@ -136,6 +138,9 @@ func (w *Web) serve(rt route, rw http.ResponseWriter, hr *http.Request) {
 	r.lang = w.pages.language(r)
 	switch {
 	case rt.access == everybody:
+	case r.who == nil && hr.Method == http.MethodGet && r.swapping():
+		rw.Header().Set("HX-Redirect", "/signin?to="+escape(hr.URL.RequestURI())) // the whole page, not a part of it
+		return
 	case r.who == nil && hr.Method == http.MethodGet:
 		http.Redirect(rw, hr, "/signin?to="+escape(hr.URL.RequestURI()), http.StatusSeeOther)
 		return
@@ -166,6 +171,13 @@ func (w *Web) fail(r *request, err error) {
 		w.log.Error("request failed", "route", r.Pattern, "err", err)
 	}
 	r.lang = w.pages.language(r)
+	if r.swapping() {
+		// An error takes the page, whatever part was asked for.
+		h := r.w.Header()
+		h.Set("HX-Retarget", "#main")
+		h.Set("HX-Reselect", "#main")
+		h.Set("HX-Reswap", "outerHTML")
+	}
 	if err := w.show(r, v.Status, "error", v); err != nil {
 		w.log.Error("error page failed", "err", err)
 	}

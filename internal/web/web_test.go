@@ -2,9 +2,12 @@ package web
 
 import (
 	"bytes"
+	"crypto/rand"
 	"encoding/json"
+	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -43,13 +46,13 @@ func TestEveryTemplateWithEveryView(t *testing.T) {
 		for _, v := range all[name] {
 			for _, code := range languages {
 				var b bytes.Buffer
-				if err := tmpl.Execute(&b, page{L: p.speak(code), Who: "ada", Admin: true, Path: "/", View: v}); err != nil {
+				if err := tmpl.Execute(&b, page{L: p.speak(code), Who: "ada", Admin: true, Path: "/", Nonce: "n", View: v}); err != nil {
 					t.Errorf("%s: %v", name, err)
 				}
 				if m := regexp.MustCompile(`\[[a-z]+\.[a-z.]+\]`).FindString(b.String()); m != "" {
 					t.Errorf("%s in %s: no translation for %s", name, code, m)
 				}
-				if strings.Contains(b.String(), "s <b>") || strings.Contains(b.String(), " style=") || strings.Contains(b.String(), "<script") {
+				if strings.Contains(b.String(), "s <b>") || strings.Contains(b.String(), " style=") || strings.Contains(strings.ReplaceAll(b.String(), `<script defer nonce="n" src="/assets/`, ""), "<script") {
 					t.Errorf("%s: unescaped text, inline style or script", name)
 				}
 			}
@@ -78,7 +81,11 @@ func TestTranslationsAreComplete(t *testing.T) {
 	for _, s := range []string{"date", "oldest", "relevance", "size"} {
 		used["sort."+s] = true
 	}
+	for _, p := range search.Problems() {
+		used["syntax."+p.String()] = true
+	}
 	delete(used, "sort.")
+	delete(used, "syntax.")
 	for _, l := range languages {
 		b, err := fs.ReadFile(messageFiles, "i18n/"+l+".json")
 		if err != nil {
@@ -119,8 +126,73 @@ func TestBudgets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := len(p.assets["letterhold.css"].data); n > 14_000 {
-		t.Errorf("the style sheet has %d bytes", n)
+	scripts := 0
+	for name, a := range p.assets {
+		if strings.HasSuffix(name, ".js") {
+			scripts += len(a.gzip)
+		}
+	}
+	if scripts > 30_000 {
+		t.Errorf("scripts have %d bytes compressed", scripts)
+	}
+	if n := len(p.assets["letterhold.css"].gzip); n > 14_000 {
+		t.Errorf("the style sheet has %d bytes compressed", n)
+	}
+	// A page of fifty hits with long subjects and snippets.
+	v := searchView{Exact: true, Total: 50, Next: "/search?after=x"}
+	words := strings.Fields("invoice order meeting minutes contract delivery question answer report budget travel offer training holiday server archive letter")
+	for i := range 50 {
+		text := ""
+		for j := range 20 {
+			text += words[(i*7+j*j)%len(words)] + fmt.Sprint(i*j) + " "
+		}
+		v.Hits = append(v.Hits, hitView{URL: fmt.Sprintf("/search?q=invoice&m=%032x#read", i*7919), From: text[:30], Title: text[:60], Subject: pieces(text[:80], nil), Snippet: pieces(text, nil), Date: "2 Jan 2006"})
+	}
+	var b bytes.Buffer
+	if err := p.templates["search"].Execute(&b, page{L: p.speak("de"), Who: "ada", Nonce: rand.Text(), View: v}); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(compress(b.Bytes())); n > 60_000 {
+		t.Errorf("a page of 50 hits has %d bytes compressed", n)
+	}
+	t.Logf("compressed: scripts %d, style sheet %d, 50 hits %d bytes", scripts, len(p.assets["letterhold.css"].gzip), len(compress(b.Bytes())))
+}
+
+// What is committed is what the source gives.
+func TestScriptsAreGenerated(t *testing.T) {
+	pages, err := os.ReadFile("pages.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := regexp.MustCompile(`(?m)^//go:generate go (.+) --outfile=(\S+)$`).FindSubmatch(pages)
+	if m == nil {
+		t.Fatal("pages.go does not say how scripts are made")
+	}
+	made, err := exec.Command("go", strings.Fields(string(m[1]))...).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(string(m[2])); err != nil || !bytes.Equal(b, made) {
+		t.Errorf("%s is not what the source gives: go generate ./internal/web (%v)", m[2], err)
+	}
+}
+
+// Whatever htmx follows carries the nonce itself, and nothing is evaluated.
+func TestSwapsCarryTheNonce(t *testing.T) {
+	files, _ := filepath.Glob("templates/*.html")
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, tag := range regexp.MustCompile(`hx-(get|post|boost)=`).FindAllIndex(b, -1) {
+			if rest := b[tag[0]:]; !bytes.Contains(rest[:bytes.IndexByte(append(rest, '\n'), '\n')], []byte(`hx-nonce="{{`)) {
+				t.Errorf("%s: no nonce beside %.60s", f, rest)
+			}
+		}
+		if m := regexp.MustCompile(`hx-on|hx-live|js:|javascript:|hx-nonce:inherited| on[a-z]+=`).Find(b); m != nil {
+			t.Errorf("%s has %s", f, m)
+		}
 	}
 }
 
