@@ -38,6 +38,70 @@ func NewRunner(a *archive.Archive) *Runner {
 	return &Runner{a: a, live: map[int64]*live{}}
 }
 
+// tick is how often the schedule is looked at.
+const tick = 15 * time.Second
+
+// Serve runs profiles when they are due, and goes on with runs that a stop
+// interrupted, until ctx ends.
+func (r *Runner) Serve(ctx context.Context) {
+	for ctx.Err() == nil {
+		if err := r.startDue(ctx); err != nil && ctx.Err() == nil {
+			r.a.Log().Error("the schedule of profiles", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(tick):
+		}
+	}
+}
+
+func (r *Runner) startDue(ctx context.Context) error {
+	ps, err := Profiles(ctx, r.a)
+	if err != nil {
+		return err
+	}
+	for _, p := range ps {
+		due, err := r.due(ctx, p)
+		if err != nil {
+			return err
+		}
+		if !due {
+			continue
+		}
+		if _, err := r.Start(ctx, p, scheduled); err != nil && !errors.Is(err, ErrRunning) {
+			return err
+		}
+	}
+	return nil
+}
+
+// scheduled is who starts a run that nobody started.
+const scheduled = "schedule"
+
+func (r *Runner) due(ctx context.Context, p *Profile) (bool, error) {
+	if x := p.Exception; !p.Enabled || x != nil && !r.a.Now().Before(x.Until) {
+		return false, nil
+	}
+	var last []catalog.Run
+	err := r.a.State().View(ctx, func(v catalog.View) (err error) {
+		last, err = v.RunsOf(p.ID, 1)
+		return err
+	})
+	if err != nil {
+		return false, err
+	}
+	if len(last) == 0 {
+		return p.schedule().due(p.Created, r.a.Now()) || p.Every > 0, nil
+	}
+	switch last[0].State {
+	case catalog.RunRunning: // a stop interrupted it
+		return true, nil
+	case catalog.RunPaused:
+		return false, nil
+	}
+	return p.schedule().due(last[0].Started, r.a.Now()), nil
+}
+
 // Errors of runs.
 var (
 	// ErrRunning: a run of the profile is under way.

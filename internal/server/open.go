@@ -3,6 +3,7 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"github.com/letterhold/letterhold/internal/archive"
 	"github.com/letterhold/letterhold/internal/durable"
 	"github.com/letterhold/letterhold/internal/index"
+	"github.com/letterhold/letterhold/internal/ingest"
 	"github.com/letterhold/letterhold/internal/seal"
 	"github.com/letterhold/letterhold/internal/search"
 )
@@ -24,7 +26,9 @@ type Opened struct {
 	Archive *archive.Archive
 	Index   *index.Index
 	Search  *search.Searcher
+	Runner  *ingest.Runner
 
+	life    context.Context // ends when a server stops
 	folder *durable.Folder
 	unlock func() error
 }
@@ -65,7 +69,16 @@ func OpenArchive(dir string, secret func() (seal.Secret, error), o archive.Optio
 		return nil, err
 	}
 	x.Search = search.New(x.Archive, x.Index)
+	x.Runner = ingest.NewRunner(x.Archive)
 	return x, nil
+}
+
+// Lifetime is the context of what goes on when a command line has ended.
+func (x *Opened) Lifetime() context.Context {
+	if x.life == nil {
+		return context.Background()
+	}
+	return x.life
 }
 
 // RebuildIndex removes the index and makes it again under a fresh key.
@@ -86,6 +99,9 @@ func (x *Opened) RebuildIndex(who string) error {
 
 // Close closes everything in the right order.
 func (x *Opened) Close() (err error) {
+	if x.Runner != nil {
+		x.Runner.Close()
+	}
 	if x.Index != nil {
 		err = x.Index.Close()
 	}

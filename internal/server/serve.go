@@ -41,6 +41,7 @@ type Server struct {
 	ca     *tlsconf.CA
 	cert   atomic.Pointer[tls.Certificate]
 	open   func(seal.Secret) (*Opened, error)
+	life   context.Context // of Run
 }
 
 // hosts are the names that the server's certificate is for.
@@ -140,6 +141,7 @@ func (s *Server) enter(x *Opened) error {
 	}
 	var h http.Handler = w
 	s.door.Store(&h)
+	x.life = s.life
 	s.opened.Store(x)
 	return nil
 }
@@ -185,6 +187,10 @@ func (s *Server) Link(base string, mailbox int64) (string, error) {
 
 // Run serves until ctx ends, then stops in order.
 func (s *Server) Run(ctx context.Context) error {
+	s.life = ctx
+	if x := s.opened.Load(); x != nil {
+		x.life = ctx
+	}
 	defer func() {
 		if x := s.opened.Load(); x != nil {
 			x.Close()
@@ -209,6 +215,7 @@ func (s *Server) Run(ctx context.Context) error {
 	conf.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.cert.Load(), nil }
 	hs := web.Server(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { (*s.door.Load()).ServeHTTP(w, r) }), s.o.Log)
 	go s.verifyMonthly(ctx)
+	go s.collect(ctx)
 	failed := make(chan error, 1)
 	go func() { failed <- hs.Serve(tls.NewListener(l, conf)) }()
 	if s.o.Ready != nil {
@@ -222,6 +229,18 @@ func (s *Server) Run(ctx context.Context) error {
 	stop, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	return hs.Shutdown(stop)
+}
+
+// collect runs profiles once somebody has opened the archive.
+func (s *Server) collect(ctx context.Context) {
+	for s.opened.Load() == nil {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Second):
+		}
+	}
+	s.opened.Load().Runner.Serve(ctx)
 }
 
 // url is how a browser on this machine reaches the server.

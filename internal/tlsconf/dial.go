@@ -80,8 +80,8 @@ func (d *Dialer) Dial(ctx context.Context, host string, port int) (net.Conn, err
 	return nil, At(StepTCP, fmt.Errorf("connect to %s: %w", net.JoinHostPort(host, strconv.Itoa(port)), errs))
 }
 
-// lookup returns the addresses of a host that may be reached. One that may not
-// refuses the host: a name that points to both is a trick.
+// lookup returns the addresses of a host that may be reached; with none, it says
+// why. An address that is never reached refuses the host.
 func (d *Dialer) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 	if a, err := netip.ParseAddr(host); err == nil {
 		return []netip.Addr{a}, d.check(host, a)
@@ -105,12 +105,22 @@ func (d *Dialer) lookup(ctx context.Context, host string) ([]netip.Addr, error) 
 	if len(addrs) == 0 {
 		return nil, fmt.Errorf("look up %s: it has no address", host)
 	}
+	var may []netip.Addr
+	var why error
 	for _, a := range addrs {
-		if err := d.check(host, a); err != nil {
+		switch err := d.check(host, a); {
+		case err == nil:
+			may = append(may, a)
+		case a.Is4In6() || isNever(a):
 			return nil, err
+		case why == nil:
+			why = err
 		}
 	}
-	return addrs, nil
+	if len(may) == 0 {
+		return nil, why
+	}
+	return may, nil
 }
 
 // Networks that are never reached: link-local with the metadata services of
@@ -133,14 +143,15 @@ func within(a netip.Addr, ps []netip.Prefix) bool {
 	return slices.ContainsFunc(ps, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
+func isNever(a netip.Addr) bool { return within(a.WithZone(""), never) && !a.IsLoopback() }
+
 func (d *Dialer) check(host string, a netip.Addr) error {
 	mapped := a.Is4In6()
 	a = a.WithZone("").Unmap()
-	local := within(a, private)
 	switch {
-	case mapped || within(a, never) && !local:
+	case mapped || isNever(a):
 		return fmt.Errorf("%s is %s, an address that is never connected to: %w", host, a, ErrForbidden)
-	case local && !within(a, d.Allow):
+	case within(a, private) && !within(a, d.Allow):
 		return fmt.Errorf("%s is %s, on this machine or in a private network: %w; if it is yours, allow it with --allow-net %s", host, a, ErrForbidden, netip.PrefixFrom(a, a.BitLen()))
 	}
 	return nil

@@ -1,0 +1,533 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/letterhold/letterhold/internal/catalog"
+	"github.com/letterhold/letterhold/internal/ingest"
+	"github.com/letterhold/letterhold/internal/server"
+	"github.com/letterhold/letterhold/internal/tlsconf"
+)
+
+// profileFlags are the options of a profile on the command line.
+type profileFlags struct {
+	p             ingest.Profile
+	ca, password  string
+	every         time.Duration
+	folders       []string
+	exclude       []string
+	insecure      string
+	until         string
+	owner, reason string
+	disabled      bool
+}
+
+func (x *profileFlags) register(c *cobra.Command) {
+	f := c.Flags()
+	f.StringVar(&x.p.From, "from", "", "where mail is collected: imaps://user@host:port, imap:// (with mandatory STARTTLS), pop3s://, pop3://, folder:/path")
+	f.StringVar(&x.p.Mailbox, "mailbox", "", "mailbox that the mail belongs to; made if it is missing")
+	f.StringVar(&x.password, "password-file", "", `file with the account's password, "-" for standard input; it is sealed and never shown again`)
+	f.StringVar(&x.ca, "ca", "", "file with the authority (PEM) that vouches for the server")
+	f.StringVar(&x.p.Pin, "pin", "", "SHA-256 of the server's key, to trust this key alone")
+	f.DurationVar(&x.every, "every", 0, "collect again after this time: 5m or more; without it, by hand")
+	f.StringVar(&x.p.At, "at", "", `collect daily ("02:30") or weekly ("Mon 02:30")`)
+	f.StringVar(&x.p.Window, "window", "", "collect only between these times of the day: 22:00-06:00")
+	f.StringSliceVar(&x.folders, "folders", nil, "folders to collect (patterns); without it all but spam, trash and drafts")
+	f.StringSliceVar(&x.exclude, "exclude", nil, "folders to leave out (patterns)")
+	f.StringVar(&x.p.Target, "target", "", "folder in the archive, with {folder}, {account}, {user}, {domain}; default {folder}")
+	f.IntVar(&x.p.DeleteAfter, "delete-after", 0, "delete mail at the source that is older than this many days and provably archived; 0: leave it")
+	f.StringSliceVar(&x.p.AllowNet, "allow-net", nil, "network (CIDR) of this machine or its neighbours that may be reached; repeatable")
+	f.StringVar(&x.insecure, "allow-insecure", "", "an exception, for 30 days at most: unverified or cleartext; needs --until, --owner, --reason")
+	f.StringVar(&x.until, "until", "", "when the exception ends (2026-12-31)")
+	f.StringVar(&x.owner, "owner", "", "who answers for the exception")
+	f.StringVar(&x.reason, "reason", "", "why the exception is needed")
+	f.BoolVar(&x.disabled, "disabled", false, "do not run it by itself")
+}
+
+// apply puts the options that were given into a profile.
+func (x *profileFlags) apply(e *env, c *cobra.Command, p *ingest.Profile, now time.Time) error {
+	given := c.Flags().Changed
+	for name, set := range map[string]func(){
+		"from": func() { p.From = x.p.From }, "mailbox": func() { p.Mailbox = x.p.Mailbox }, "pin": func() { p.Pin = x.p.Pin }, "every": func() { p.Every = ingest.Duration(x.every) },
+		"at": func() { p.At = x.p.At }, "window": func() { p.Window = x.p.Window }, "folders": func() { p.Include = x.folders }, "exclude": func() { p.Exclude = x.exclude },
+		"target": func() { p.Target = x.p.Target }, "delete-after": func() { p.DeleteAfter = x.p.DeleteAfter }, "allow-net": func() { p.AllowNet = x.p.AllowNet }, "disabled": func() { p.Enabled = !x.disabled },
+	} {
+		if given(name) {
+			set()
+		}
+	}
+	if given("ca") {
+		p.CA = ""
+		if x.ca != "" {
+			b, err := os.ReadFile(e.path(x.ca))
+			if err != nil {
+				return err
+			}
+			p.CA = string(b)
+		}
+	}
+	return x.exception(c, p, now)
+}
+
+func (x *profileFlags) exception(c *cobra.Command, p *ingest.Profile, now time.Time) error {
+	if !c.Flags().Changed("allow-insecure") {
+		return nil
+	}
+	if x.insecure == "" {
+		p.Exception = nil
+		return nil
+	}
+	if x.until == "" || x.owner == "" || x.reason == "" {
+		return usage("an exception needs --until, --owner and --reason")
+	}
+	until, err := time.Parse(time.DateOnly, x.until)
+	if err != nil {
+		if until, err = time.Parse(time.RFC3339, x.until); err != nil {
+			return usage("--until %s: it is a date like 2026-12-31", x.until)
+		}
+	}
+	p.Exception = &ingest.Exception{Kind: x.insecure, Owner: x.owner, Reason: x.reason, Since: now.UTC().Truncate(time.Second), Until: until.UTC()}
+	return nil
+}
+
+// secretFile reads a password: one line, of a file or standard input.
+func (e *env) secretFile(name string) ([]byte, error) {
+	if name == "" {
+		return nil, nil
+	}
+	var b []byte
+	var err error
+	if name == "-" {
+		b, err = io.ReadAll(io.LimitReader(e.stdin, 4096))
+	} else {
+		b, err = os.ReadFile(e.path(name))
+	}
+	if err != nil {
+		return nil, err
+	}
+	s := strings.TrimRight(string(b), "\r\n")
+	if s == "" || strings.ContainsAny(s, "\r\n\x00") {
+		return nil, fmt.Errorf("password file %s: it holds one line, the password", name)
+	}
+	return []byte(s), nil
+}
+
+func profileCmd(e *env) *cobra.Command {
+	c := &cobra.Command{Use: "profile", Short: "Archiving profiles: what is collected, from where, how often"}
+	c.AddCommand(profileAdd(e), profileEdit(e), profileList(e), profileTest(e), profileRun(e), profileLog(e), profileRuns(e), profileMissed(e),
+		e.profileVerb("pause NAME", "Pause the run under way; the next run goes on with it", func(o *server.Opened, p *ingest.Profile) error { return o.Runner.Pause(p) }, "paused"),
+		e.profileVerb("cancel NAME", "End the run under way; what it archived stays", func(o *server.Opened, p *ingest.Profile) error { return o.Runner.Cancel(p) }, "cancelled"),
+		e.profileVerb("remove NAME", "Remove a profile; what it collected stays", func(o *server.Opened, p *ingest.Profile) error { return ingest.Remove(o.Archive, p, keyOwner) }, "removed"))
+	return c
+}
+
+// profileVerb is a verb that does one thing to a profile.
+func (e *env) profileVerb(use, short string, do func(*server.Opened, *ingest.Profile) error, done string) *cobra.Command {
+	return &cobra.Command{Use: use, Short: short, Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
+		return e.withProfile(c.Context(), args[0], func(o *server.Opened, p *ingest.Profile) error {
+			err := do(o, p)
+			if err == nil {
+				e.printf("%s: %s\n", p.Name, done)
+			}
+			return err
+		})
+	}}
+}
+
+func (e *env) withProfile(ctx context.Context, name string, fn func(*server.Opened, *ingest.Profile) error) error {
+	return e.with(ctx, func(o *server.Opened) error {
+		p, err := ingest.Load(ctx, o.Archive, name)
+		if errors.Is(err, ingest.ErrNoProfile) {
+			return hint(err, "letterhold profile list")
+		}
+		if err != nil {
+			return err
+		}
+		return fn(o, p)
+	})
+}
+
+func profileAdd(e *env) *cobra.Command {
+	var x profileFlags
+	c := &cobra.Command{
+		Use:   "add NAME",
+		Short: "Add a profile",
+		Long: `Adds a profile. Connections are encrypted and certificates verified; a private
+authority is named with --ca, a single key with --pin. A weaker connection is an
+exception: it needs somebody who answers for it, a reason, and an end of at most
+30 days, after which the profile rests and the mail stays at its source.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			if x.p.From == "" || x.p.Mailbox == "" {
+				return usage("profile add: --from URL and --mailbox NAME are needed")
+			}
+			password, err := e.secretFile(x.password)
+			if err != nil {
+				return err
+			}
+			return e.with(c.Context(), func(o *server.Opened) error {
+				p := &ingest.Profile{Name: args[0], Enabled: true}
+				if err := x.apply(e, c, p, o.Archive.Now()); err != nil {
+					return err
+				}
+				if err := p.Check(o.Archive.Now()); err != nil {
+					return usageError{err}
+				}
+				if err := ingest.Save(o.Archive, p, password, keyOwner); err != nil {
+					return err
+				}
+				e.printf("profile %s added; try it with: letterhold profile test %q\n", p.Name, p.Name)
+				return nil
+			})
+		},
+	}
+	x.register(c)
+	return c
+}
+
+func profileEdit(e *env) *cobra.Command {
+	var x profileFlags
+	c := &cobra.Command{
+		Use: "edit NAME", Short: "Change a profile: the options that are given", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			password, err := e.secretFile(x.password)
+			if err != nil {
+				return err
+			}
+			return e.withProfile(c.Context(), args[0], func(o *server.Opened, p *ingest.Profile) error {
+				if err := x.apply(e, c, p, o.Archive.Now()); err != nil {
+					return err
+				}
+				if err := p.Check(o.Archive.Now()); err != nil {
+					return usageError{err}
+				}
+				if err := ingest.Save(o.Archive, p, password, keyOwner); err != nil {
+					return err
+				}
+				e.printf("profile %s changed\n", p.Name)
+				return nil
+			})
+		},
+	}
+	x.register(c)
+	return c
+}
+
+type profileJSON struct {
+	*ingest.Profile
+	Name    string   `json:"name"`
+	Enabled bool     `json:"enabled"`
+	Running bool     `json:"running"`
+	Last    *runJSON `json:"last,omitempty"`
+	Missed  int      `json:"missed"`
+}
+
+type runJSON struct {
+	Run     int64      `json:"run"`
+	State   string     `json:"state"`
+	Who     string     `json:"by"`
+	Started time.Time  `json:"started"`
+	Ended   *time.Time `json:"ended,omitempty"`
+	catalog.Counts
+	Failures []catalog.Failure `json:"failures,omitempty"`
+}
+
+func runOf(r *catalog.Run) *runJSON {
+	j := &runJSON{Run: r.ID, State: r.State, Who: r.Who, Started: r.Started, Counts: r.Counts, Failures: r.Failures}
+	if !r.Ended.IsZero() {
+		j.Ended = &r.Ended
+	}
+	return j
+}
+
+func profileList(e *env) *cobra.Command {
+	var js bool
+	c := &cobra.Command{
+		Use: "list", Short: "List profiles with their last runs", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return e.with(c.Context(), func(o *server.Opened) error {
+				out, err := listProfiles(c.Context(), o)
+				if err != nil {
+					return err
+				}
+				if js {
+					return e.printJSON(map[string]any{"profiles": out})
+				}
+				for _, p := range out {
+					last := "never run"
+					if p.Last != nil {
+						last = fmt.Sprintf("%s %s, %d new", p.Last.Started.Format("2006-01-02 15:04"), p.Last.State, p.Last.Archived)
+					}
+					if p.Running {
+						last = "running"
+					}
+					e.printf("%-20s %s -> %s  (%s)\n", p.Name, p.From, p.Mailbox, last)
+				}
+				return nil
+			})
+		},
+	}
+	c.Flags().BoolVar(&js, "json", false, "print JSON")
+	return c
+}
+
+func listProfiles(ctx context.Context, o *server.Opened) ([]profileJSON, error) {
+	ps, err := ingest.Profiles(ctx, o.Archive)
+	if err != nil {
+		return nil, err
+	}
+	live := map[int64]bool{}
+	for _, l := range o.Runner.Live() {
+		live[l.Profile] = true
+	}
+	out := []profileJSON{}
+	for _, p := range ps {
+		j := profileJSON{Profile: p, Name: p.Name, Enabled: p.Enabled, Running: live[p.ID]}
+		err := o.Archive.State().View(ctx, func(v catalog.View) error {
+			rs, err := v.RunsOf(p.ID, 1)
+			if err != nil {
+				return err
+			}
+			if len(rs) > 0 {
+				rs[0].Failures = nil
+				j.Last = runOf(&rs[0])
+			}
+			missed, err := v.Missed(p.ID, 10_000)
+			j.Missed = len(missed)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, j)
+	}
+	return out, nil
+}
+
+func profileTest(e *env) *cobra.Command {
+	var js bool
+	c := &cobra.Command{
+		Use: "test NAME", Short: "Connect step by step and archive nothing", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			return e.withProfile(c.Context(), args[0], func(o *server.Opened, p *ingest.Profile) error {
+				t, err := o.Runner.Test(c.Context(), p)
+				if err != nil {
+					return err
+				}
+				return e.reportTest(t, js)
+			})
+		},
+	}
+	c.Flags().BoolVar(&js, "json", false, "print JSON")
+	return c
+}
+
+func (e *env) reportTest(t *ingest.Tested, js bool) error {
+	ok := true
+	for _, s := range t.Steps {
+		ok = ok && s.OK
+	}
+	if js {
+		if err := e.printJSON(t); err != nil {
+			return err
+		}
+	} else {
+		for _, s := range t.Steps {
+			e.printf("%-8s %-7s %s\n", s.Step, map[bool]string{true: "ok", false: "FAILED"}[s.OK], s.Detail)
+			if !s.OK && s.Step == tlsconf.StepTLS {
+				for _, x := range t.Chain {
+					e.printf("  the server showed %s, issued by %s, valid until %s\n  key SHA-256 %s\n", x.Subject, x.Issuer, x.Until.Format(time.DateOnly), x.Pin)
+				}
+			}
+		}
+		for _, f := range t.Folders {
+			left := ""
+			if f.LeftOut != "" {
+				left = "  left out: " + f.LeftOut
+			}
+			e.printf("  %8d  %s%s\n", f.Messages, f.Name, left)
+		}
+	}
+	if !ok {
+		return codeError(exitError)
+	}
+	return nil
+}
+
+func profileRun(e *env) *cobra.Command {
+	var js, wait bool
+	c := &cobra.Command{
+		Use:   "run NAME",
+		Short: "Collect now",
+		Long: `Collects now, and goes on with a run that was interrupted or paused. With a
+server, it runs there; --wait waits for its end. Without one it always waits.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			return e.withProfile(c.Context(), args[0], func(o *server.Opened, p *ingest.Profile) error {
+				ctx := c.Context()
+				if e.open != nil && !wait {
+					ctx = o.Lifetime()
+				}
+				await, err := o.Runner.Start(ctx, p, keyOwner)
+				if errors.Is(err, ingest.ErrRunning) {
+					return hint(err, "letterhold profile log %q shows it", p.Name)
+				}
+				if err != nil {
+					return err
+				}
+				if e.open != nil && !wait {
+					e.printf("running; follow it with: letterhold profile log %q\n", p.Name)
+					return nil
+				}
+				out, err := e.follow(o, p, await)
+				if err == nil {
+					err = o.Index.Wait(ctx)
+				}
+				if out == nil {
+					return err
+				}
+				return errors.Join(e.reportRun(out, js), err)
+			})
+		},
+	}
+	c.Flags().BoolVar(&wait, "wait", false, "wait for the end")
+	c.Flags().BoolVar(&js, "json", false, "print the report as JSON")
+	return c
+}
+
+// follow waits for a run and shows its progress.
+func (e *env) follow(o *server.Opened, p *ingest.Profile, await func() (*ingest.Outcome, error)) (*ingest.Outcome, error) {
+	bar := e.progress("collecting")
+	defer bar.end()
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() {
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(200 * time.Millisecond):
+			}
+			for _, l := range o.Runner.Live() {
+				if l.Profile == p.ID {
+					bar.set(l.Bytes, 0, fmt.Sprintf("%d messages, %d new", l.Seen, l.Archived))
+				}
+			}
+		}
+	}()
+	return await()
+}
+
+func (e *env) reportRun(out *ingest.Outcome, js bool) error {
+	if js {
+		if err := e.printJSON(out); err != nil {
+			return err
+		}
+	} else {
+		for _, f := range out.Failures {
+			e.printf("failed: %s: %s\n", f.Where, f.Reason)
+		}
+		e.printf("%s: %d seen = %d archived + %d already there + %d skipped by rule + %d failed\n", out.State, out.Seen, out.Archived, out.Present, out.Report.Counts.Skipped, out.Failed)
+	}
+	switch out.State {
+	case catalog.RunDone:
+		return nil
+	case catalog.RunPartial, catalog.RunPaused, catalog.RunCancelled:
+		return codeError(exitPartial)
+	}
+	return codeError(exitError)
+}
+
+func profileRuns(e *env) *cobra.Command {
+	var js bool
+	var limit int
+	c := &cobra.Command{
+		Use: "runs NAME", Short: "List the last runs of a profile", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			return e.withProfile(c.Context(), args[0], func(o *server.Opened, p *ingest.Profile) error {
+				var rs []catalog.Run
+				if err := o.Archive.State().View(c.Context(), func(v catalog.View) (err error) {
+					rs, err = v.RunsOf(p.ID, limit)
+					return err
+				}); err != nil {
+					return err
+				}
+				out := []*runJSON{}
+				for i := range rs {
+					out = append(out, runOf(&rs[i]))
+				}
+				if js {
+					return e.printJSON(map[string]any{"runs": out})
+				}
+				for _, r := range out {
+					e.printf("%6d  %s  %-9s  %d seen, %d archived, %d already there, %d failed\n", r.Run, r.Started.Format("2006-01-02 15:04"), r.State, r.Seen, r.Archived, r.Present, r.Failed)
+				}
+				return nil
+			})
+		},
+	}
+	c.Flags().BoolVar(&js, "json", false, "print JSON")
+	c.Flags().IntVar(&limit, "limit", 30, "how many")
+	return c
+}
+
+func profileLog(e *env) *cobra.Command {
+	var limit int
+	c := &cobra.Command{
+		Use: "log NAME", Short: "Show the log of the last run", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			return e.withProfile(c.Context(), args[0], func(o *server.Opened, p *ingest.Profile) error {
+				return o.Archive.State().View(c.Context(), func(v catalog.View) error {
+					rs, err := v.RunsOf(p.ID, 1)
+					if err != nil || len(rs) == 0 {
+						return err
+					}
+					lines, err := v.Lines(rs[0].ID, limit)
+					for _, l := range lines {
+						e.printf("%s  %s\n", l.Time.Format("2006-01-02 15:04:05"), l.Text)
+					}
+					e.printf("%s: %d seen, %d archived, %d already there, %d skipped, %d failed\n", rs[0].State, rs[0].Seen, rs[0].Archived, rs[0].Present, rs[0].Skipped, rs[0].Failed)
+					return err
+				})
+			})
+		},
+	}
+	c.Flags().IntVar(&limit, "limit", 200, "how many lines")
+	return c
+}
+
+func profileMissed(e *env) *cobra.Command {
+	var js bool
+	c := &cobra.Command{
+		Use: "missed NAME", Short: "List messages that could not be archived; each run tries them again", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			return e.withProfile(c.Context(), args[0], func(o *server.Opened, p *ingest.Profile) error {
+				ms := []catalog.Missed{}
+				if err := o.Archive.State().View(c.Context(), func(v catalog.View) error {
+					some, err := v.Missed(p.ID, 10_000)
+					ms = append(ms, some...)
+					return err
+				}); err != nil {
+					return err
+				}
+				if js {
+					return e.printJSON(map[string]any{"missed": ms})
+				}
+				for _, m := range ms {
+					e.printf("%s: %s (%s, %d tries)\n", m.Where, m.Reason, human(m.Size), m.Tries)
+				}
+				return nil
+			})
+		},
+	}
+	c.Flags().BoolVar(&js, "json", false, "print JSON")
+	return c
+}
