@@ -444,8 +444,25 @@ func (v *verification) files() {
 		return nil
 	})
 	v.fail("index", err)
+	v.shards()
 	if v.state != nil {
 		v.generations()
+	}
+}
+
+// shards reports years of the index that the catalog remembers and that are
+// not there. The next start makes them again.
+func (v *verification) shards() {
+	if !v.closed || v.catalog == nil {
+		return
+	}
+	known, err := v.catalog.Shards(context.Background())
+	v.fail(catalog.Name, err)
+	for y := range known {
+		name := fmt.Sprintf("index/%04d.db", y)
+		if ok, err := durable.Exists(v.a.fs, name); err != nil || !ok {
+			v.problem(Problem{File: name, What: "is missing; the next start makes it again"})
+		}
 	}
 }
 
