@@ -425,8 +425,10 @@ func (a *Archive) sayClosed() error {
 			return err
 		}
 	}
-	if err := durable.SyncDirs(a.fs, "ledger"); err != nil {
-		return err
+	for _, dir := range []string{"store", "ledger"} {
+		if err := durable.SyncDirs(a.fs, dir); err != nil {
+			return err
+		}
 	}
 	return durable.WriteNew(a.fs, lockName, []byte(lockClosed))
 }

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -22,7 +24,7 @@ var ctx = context.Background()
 var testNow = time.Date(2026, 3, 12, 9, 0, 0, 0, time.UTC)
 
 func testOptions() Options {
-	return Options{Now: func() time.Time { return testNow }, PackLimit: 60_000}
+	return Options{Now: func() time.Time { return testNow }, PackLimit: 20_000}
 }
 
 func create(t testing.TB, d durable.FS) *seal.Ring {
@@ -247,8 +249,9 @@ func TestCatalogIsACache(t *testing.T) {
 	if err := a.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if ring, _ = reopenRing(t, d, ring); ring == nil {
-		t.Fatal("no ring")
+	ring, err := rereadRing(d, ring)
+	if err != nil {
+		t.Fatal(err)
 	}
 	mustBeClean(t, d, ring)
 	if err := catalog.Remove(d, catalog.Name); err != nil {
@@ -264,16 +267,15 @@ func TestCatalogIsACache(t *testing.T) {
 	mustBeClean(t, d, ring)
 }
 
-// reopenRing reads the ring again, as a new process would.
-func reopenRing(t testing.TB, d durable.FS, old *seal.Ring) (*seal.Ring, error) {
-	t.Helper()
+// rereadRing reads the ring again, as a new process would.
+func rereadRing(d durable.FS, old *seal.Ring) (*seal.Ring, error) {
 	_, head, err := ReadAbout(d)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	k, err := ReadKeys(d)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	return k.OpenRoot(old.Root, head)
 }
@@ -390,63 +392,177 @@ func scenario(a *Archive, acked map[seal.ID][]byte) error {
 	return put(100)
 }
 
+// everyStop calls try for each number of operations after which run stops on a
+// disk that fails from there on, a few at a time. With -short some are left out.
+func everyStop(t *testing.T, step int, run func(d *crashfs.FS) error, base *crashfs.FS, try func(k int) error) {
+	d := base.Copy()
+	before := d.Ops()
+	if err := run(d); err != nil {
+		t.Fatal(err)
+	}
+	all := d.Ops() - before
+	if testing.Short() {
+		step *= 11
+	}
+	stops := make(chan int)
+	var wg sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			for k := range stops {
+				if err := try(k); err != nil {
+					t.Errorf("stop %d of %d: %v", k, all, err)
+				}
+			}
+		})
+	}
+	for k := 1; k <= all && !t.Failed(); k += step {
+		stops <- k
+	}
+	close(stops)
+	wg.Wait()
+	t.Logf("%d operations", all)
+}
+
+// afterCut opens what a power cut left, and checks that it is sound and has
+// all that was acknowledged. The power fails once more after it was closed: a
+// closed archive is durably closed.
+func afterCut(after *crashfs.FS, ring *seal.Ring, acked map[seal.ID][]byte, seed uint64) error {
+	b, err := Open(after, ring, testOptions())
+	if err != nil {
+		return fmt.Errorf("open: %w", err)
+	}
+	for id, want := range acked {
+		e, err := b.Catalog().Message(ctx, id)
+		if err != nil {
+			return fmt.Errorf("an acknowledged message is lost: %w", err)
+		}
+		if raw, err := b.Raw(&e); err != nil || !bytes.Equal(raw, want) {
+			return fmt.Errorf("an acknowledged message is lost: %w", err)
+		}
+	}
+	mb, err := b.Mailbox(ctx, "me", "test")
+	if err == nil {
+		_, err = b.Add(ctx, []byte("Subject: after\n\nx"), Provenance{Mailbox: mb, Folder: "INBOX"})
+	}
+	if err = errors.Join(err, b.Close()); err != nil {
+		return err
+	}
+	o := testOptions()
+	o.Strict = true
+	c, err := Open(after.Crash(seed), ring, o)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	r, err := c.Verify(ctx, VerifyOptions{})
+	if err == nil && !r.Clean() {
+		err = fmt.Errorf("problems: %+v", r.Problems)
+	}
+	return err
+}
+
+func seeds() uint64 {
+	if soak() {
+		return 4
+	}
+	return 1
+}
+
 // At every operation of the scenario the disk stops and the power is cut:
 // afterwards the archive opens, is clean, and has all that was acknowledged.
 func TestPowerCutAnywhere(t *testing.T) {
-	step, seeds := 11, uint64(1)
-	if !testing.Short() {
-		step = 5
-	}
-	if soak() {
-		step, seeds = 1, 4
-	}
+	t.Parallel()
 	base := crashfs.New()
 	ring := create(t, base)
-	for k := 1; ; k += step {
-		d := base.Crash(0) // a copy: everything in it is durable
-		a := openArchive(t, d, ring)
+	everyStop(t, 1, func(d *crashfs.FS) error {
+		a, err := Open(d, ring, testOptions())
+		if err != nil {
+			return err
+		}
+		if err := scenario(a, map[seal.ID][]byte{}); err != nil {
+			return err
+		}
+		if n := a.store.Position().Pack; n < 3 {
+			return fmt.Errorf("the scenario fills %d packs only", n)
+		}
+		return a.Close()
+	}, base, func(k int) error {
+		d := base.Copy()
 		acked := map[seal.ID][]byte{}
 		d.StopAt(k)
-		err := scenario(a, acked)
-		finished := err == nil
-		for seed := range seeds {
+		a, err := Open(d, ring, testOptions())
+		if err == nil {
+			scenario(a, acked)
+			a.Close()
+		}
+		for seed := range seeds() {
 			after := d.Crash(seed + uint64(k))
-			now, rerr := reopenRing(t, after, ring)
-			if rerr != nil {
-				t.Fatalf("stop %d seed %d: %v", k, seed, rerr)
+			now, err := rereadRing(after, ring)
+			if err == nil {
+				err = afterCut(after, now, acked, seed+uint64(k))
 			}
-			b, oerr := Open(after, now, testOptions())
-			if oerr != nil {
-				t.Fatalf("stop %d seed %d: open: %v (the scenario ended with %v)", k, seed, oerr, err)
+			if err != nil {
+				return fmt.Errorf("seed %d: %w", seed, err)
 			}
-			for id, raw := range acked {
-				if !bytes.Equal(rawOf(t, b, id), raw) {
-					t.Fatalf("stop %d seed %d: an acknowledged message is lost", k, seed)
-				}
-			}
-			mb := mailbox(t, b, "me")
-			add(t, b, []byte("Subject: after\n\nx"), mb, "INBOX")
-			if err := b.Close(); err != nil {
-				t.Fatalf("stop %d seed %d: close: %v", k, seed, err)
-			}
-			// The power fails once more: a closed archive is durably closed.
-			mustBeClean(t, after.Crash(seed+uint64(k)), now)
 		}
-		d.StopAt(0)
-		a.Close()
-		if finished {
-			t.Logf("%d operations", k)
-			return
-		}
+		return nil
+	})
+}
+
+// The same for the change of the root key and of every key below it: the old
+// root or the new secret opens the archive afterwards.
+func TestPowerCutWhileTheRootChanges(t *testing.T) {
+	t.Parallel()
+	base := crashfs.New()
+	ring := create(t, base)
+	acked := map[seal.ID][]byte{}
+	a := openArchive(t, base, ring)
+	mb := mailbox(t, a, "me")
+	for _, name := range []string{"plain", "attachment", "8bit part"} {
+		acked[add(t, a, mails()[name], mb, "INBOX").ID] = mails()[name]
 	}
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	secret, err := seal.ParseKeyFile(seal.KindKeyFile, seal.NewKeyFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	rotate := func(d *crashfs.FS) error {
+		a, err := Open(d, ring, testOptions())
+		if err != nil {
+			return err
+		}
+		return errors.Join(a.RotateRoot("test", seal.WeakCost, secret), a.Close())
+	}
+	everyStop(t, 1, rotate, base, func(k int) error {
+		d := base.Copy()
+		d.StopAt(k)
+		rotate(d)
+		for seed := range seeds() {
+			after := d.Crash(seed + uint64(k))
+			now, _, err := Unlock(after, secret)
+			if err != nil {
+				now, err = rereadRing(after, ring)
+			}
+			if err == nil {
+				err = afterCut(after, now, acked, seed+uint64(k))
+			}
+			if err != nil {
+				return fmt.Errorf("seed %d: %w", seed, err)
+			}
+		}
+		return nil
+	})
 }
 
 // A single failed operation is an error for somebody, never a loss, and the
 // archive goes on without being opened again.
 func TestOneErrorAnywhere(t *testing.T) {
-	step := 7
-	if soak() {
-		step = 1
+	t.Parallel()
+	step := 1
+	if testing.Short() {
+		step = 13
 	}
 	base := crashfs.New()
 	ring := create(t, base)
