@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -753,4 +754,77 @@ func TestBackupAndRestore(t *testing.T) {
 	if err := Restore(ctx, back, again, secret, nil); !errors.Is(err, ErrExists) {
 		t.Error("a restore over an archive:", err)
 	}
+}
+
+// A verification that is stopped goes on where it was, with what it had found.
+func TestVerificationResumes(t *testing.T) {
+	d := crashfs.New()
+	ring := create(t, d)
+	a := openArchive(t, d, ring)
+	mb := mailbox(t, a, "me")
+	for i := range 12 {
+		add(t, a, fmt.Appendf(nil, "Subject: %d\nContent-Type: application/x\n\n%x", i, noise(i, 9_000)), mb, "f")
+	}
+	var extents []int64 // of the objects in the first pack
+	if err := Extents(a, func(file string, at, _ int64) {
+		if strings.HasSuffix(file, "00000001.pack") {
+			extents = append(extents, at)
+		}
+	}); err != nil || len(extents) < 4 {
+		t.Fatal(extents, err)
+	}
+	flip := func(at int64) {
+		f, err := d.OpenFile("store/00/00000001.pack", os.O_RDWR)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		b := make([]byte, 1)
+		f.ReadAt(b, at+100)
+		b[0] ^= 1
+		f.WriteAt(b, at+100)
+	}
+	stop := errors.New("stop")
+	pauses := 0
+	run := func(stopAfter int) (Verified, error) {
+		pauses = 0
+		return a.VerifyResumed(ctx, func(context.Context) error {
+			if pauses++; pauses == stopAfter {
+				return stop
+			}
+			return nil
+		})
+	}
+
+	flip(extents[0])
+	if _, err := run(8); !errors.Is(err, stop) {
+		t.Fatal(err)
+	}
+	flip(extents[0]) // as it was: the part that goes on cannot find it again
+	flip(extents[1]) // was verified before the stop: the part that goes on does not read it
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	a = openArchive(t, d, ring)
+	v, err := a.Verified(ctx)
+	if err != nil || v.Commit != 8 || len(v.Problems) != 2 || !v.Ended.IsZero() {
+		t.Fatalf("after the stop: %+v, %v", v, err)
+	}
+	if v, err = run(0); err != nil || v.Ended.IsZero() || !v.Clean.IsZero() || len(v.Problems) != 2 || v.Problems[0].Object == "" {
+		t.Fatalf("after going on: %+v, %v", v, err)
+	}
+	if last := a.store.Position().Commit; v.Commit != last {
+		t.Errorf("verified up to commit %d of %d", v.Commit, last)
+	}
+	if v, err = run(0); err != nil || len(v.Problems) != 2 || pauses < 12 {
+		t.Fatalf("a new one: %+v, %v", v, err)
+	}
+	flip(extents[1])
+	if v, err = run(0); err != nil || !v.Clean.Equal(testNow) || len(v.Problems) != 0 {
+		t.Fatalf("repaired: %+v, %v", v, err)
+	}
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	mustBeClean(t, d, ring)
 }

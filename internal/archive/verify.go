@@ -43,12 +43,14 @@ type VerifyOptions struct {
 	Checkpoint []byte
 	// Progress is called now and then with the bytes read so far, of all.
 	Progress func(done, all int64)
-	// Pause is called after each commit, for throttling.
-	Pause func(context.Context, int64) error
-	// Skip is how many commits were verified before (a run that resumes).
+	// Pause is called after each commit with its number. An error from it ends
+	// the verification.
+	Pause func(ctx context.Context, commit uint64) error
+	// Skip is how many commits were verified before (a run that resumes): their
+	// frames are read and compared again, their objects are not.
 	Skip uint64
-	// Commit is called with the number of each commit that was verified.
-	Commit func(uint64)
+	// Found is called with each problem as it is found.
+	Found func(Problem)
 }
 
 // maxProblems bounds the list; an archive with more is beyond a list.
@@ -74,6 +76,9 @@ type verification struct {
 func (v *verification) problem(p Problem) {
 	if len(v.r.Problems) < maxProblems {
 		v.r.Problems = append(v.r.Problems, p)
+		if v.o.Found != nil {
+			v.o.Found(p)
+		}
 	}
 }
 
@@ -176,7 +181,8 @@ func (v *verification) packsWith(ctx context.Context, cmp *catalog.Comparison) e
 	pos := store.Position{}
 	for n := uint32(1); n <= v.end.Pack; n++ {
 		from := store.Position{Commit: pos.Commit, Pack: n}
-		end, err := v.a.store.CheckPack(from, v.end, v.closed, v.problem, func(f *pack.Frame, at store.Place, data map[seal.ID][]byte) error {
+		var stopped error
+		end, err := v.a.store.CheckPack(from, v.end, v.o.Skip, v.closed, v.problem, func(f *pack.Frame, at store.Place, data map[seal.ID][]byte) error {
 			if err := v.frame(cmp, f, at, data); err != nil {
 				return err
 			}
@@ -184,12 +190,12 @@ func (v *verification) packsWith(ctx context.Context, cmp *catalog.Comparison) e
 				return err
 			}
 			if v.o.Pause != nil {
-				return v.o.Pause(ctx, v.done)
+				stopped = v.o.Pause(ctx, f.Number)
 			}
-			return nil
+			return stopped
 		})
-		if ctx.Err() != nil {
-			return ctx.Err()
+		if err := errors.Join(ctx.Err(), stopped); err != nil {
+			return err
 		}
 		if err != nil {
 			v.fail(fmt.Sprintf("store/%02x/%08x.keys", n>>8, n), err)
@@ -267,9 +273,6 @@ func (v *verification) frame(cmp *catalog.Comparison, f *pack.Frame, at store.Pl
 			}
 		}
 	}
-	if v.o.Commit != nil {
-		v.o.Commit(f.Number)
-	}
 	if v.o.Progress != nil {
 		v.o.Progress(v.done, v.all)
 	}
@@ -289,6 +292,9 @@ func (v *verification) message(cmp *catalog.Comparison, f *pack.Frame, m *pack.M
 		}
 	}
 	delete(v.bare, m.Leaf)
+	if f.Number <= v.o.Skip {
+		return
+	}
 	raw, err := v.a.loadRecord(m, at, data, func(id seal.ID) (store.Place, error) {
 		if cmp == nil {
 			return store.Place{}, errors.New("the catalog that knows where its parts lie does not open")
