@@ -383,6 +383,9 @@ func (e *env) doctor(ctx context.Context, o *server.Opened, dir string, js bool)
 			add("REST-KEY-02", "Information", "the key file lies on the same device as the archive: whoever takes the disk has both", "keep it on another device, or use a systemd credential or a passphrase")
 		}
 	}
+	if e.open != nil && server.Swappable() { // the server, which has the keys for long
+		add("REST-SWAP-01", "Warning", "the server's memory, with keys and mail, may be written to swap", "encrypt the swap, or let the server lock its memory: LimitMEMLOCK=infinity in the unit")
+	}
 	slots := o.Archive.Slots()
 	if !slices.ContainsFunc(slots, func(s seal.Slot) bool { return s.Kind == seal.KindRecovery }) {
 		add("REST-SLOT-01", "Warning", "there is no recovery key: if the key is lost, so is the mail", "letterhold key rotate --root prints a new one")

@@ -179,6 +179,9 @@ func (w *Web) posturePage(r *request) error {
 	// Second factors come with People and rights; until then every
 	// administrator is without one.
 	v.Findings = append(v.Findings, finding{"ID-MFA-01", "warning", "identity", r.lang.T("posture.mfa.what", "Name", r.who.Name), r.lang.T("posture.mfa.why"), r.lang.T("posture.mfa.fix")})
+	if w.swappable {
+		v.Findings = append(v.Findings, finding{"REST-SWAP-01", "warning", "rest", r.lang.T("posture.swap.what"), r.lang.T("posture.swap.why"), r.lang.T("posture.swap.fix")})
+	}
 	verified, err := w.archive.Verified(r.Context())
 	if err != nil {
 		return err
