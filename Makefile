@@ -1,7 +1,7 @@
 # The verbs: run, test, bench, soak, build. Each does its own set-up.
 GO ?= go
 FLAGS := -trimpath -buildvcs=false -ldflags=-s
-PACKAGES := chromium zstd python3-cryptography python3-zstandard python3-argon2
+PACKAGES := chromium zstd systemd python3-cryptography python3-zstandard python3-argon2
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 # Builds, makes an archive with a sample mailbox (or MAIL=path), and serves it.
