@@ -61,6 +61,7 @@ type Auth struct {
 
 	mu        sync.Mutex
 	addresses map[netip.Prefix]window // guarded by mu
+	refused   map[int64]refusals      // by account; guarded by mu
 }
 
 type window struct {
@@ -69,7 +70,9 @@ type window struct {
 }
 
 // New returns the sign-in of an archive.
-func New(a *archive.Archive) *Auth { return &Auth{a: a, addresses: map[netip.Prefix]window{}} }
+func New(a *archive.Archive) *Auth {
+	return &Auth{a: a, addresses: map[netip.Prefix]window{}, refused: map[int64]refusals{}}
+}
 
 // token returns 256 random bits, and their SHA-256, which is what is stored.
 func token() (secret string, hash [32]byte) {
@@ -207,7 +210,7 @@ func (x *Auth) SignIn(ctx context.Context, name, password string, addr netip.Add
 			if err := x.a.State().Write(func(t catalog.Tx) error { return t.SetFailures(u.ID, u.Failures+1, x.a.Now()) }); err != nil {
 				return "", err
 			}
-			if err := x.a.Record(archive.Act{What: "sign-in refused", Who: u.Name}); err != nil {
+			if err := x.refuse(u); err != nil {
 				return "", err
 			}
 		}
@@ -220,6 +223,9 @@ func (x *Auth) SignIn(ctx context.Context, name, password string, addr netip.Add
 		return t.SetFailures(u.ID, 0, time.Unix(0, 0))
 	})
 	if err != nil {
+		return "", err
+	}
+	if err := x.settle(func(id int64, _ refusals) bool { return id == u.ID }); err != nil {
 		return "", err
 	}
 	if err := x.a.Record(archive.Act{What: "signed in", Who: u.Name}); err != nil {

@@ -199,6 +199,7 @@ func (s *Server) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var work sync.WaitGroup
 	work.Go(func() { s.verifyMonthly(ctx) })
+	work.Go(func() { s.settleRefusals(ctx) })
 	defer work.Wait() // before the archive is closed
 	defer cancel()
 	failed := make(chan error, 1)
@@ -214,6 +215,27 @@ func (s *Server) Run(ctx context.Context) error {
 	last, forget := context.WithTimeout(context.Background(), 10*time.Second)
 	defer forget()
 	return hs.Shutdown(last)
+}
+
+// settleRefusals lets refused sign-ins that were counted reach the ledger, the
+// last of them when ctx ends.
+func (s *Server) settleRefusals(ctx context.Context) {
+	for {
+		settle := func() error { return s.auth.Settle() }
+		select {
+		case <-ctx.Done():
+			settle = func() error { return s.auth.SettleAll() }
+		case <-time.After(time.Minute):
+		}
+		if s.opened.Load() != nil {
+			if err := settle(); err != nil {
+				s.o.Log.Error("refused sign-ins do not reach the ledger", "err", err)
+			}
+		}
+		if ctx.Err() != nil {
+			return
+		}
+	}
 }
 
 // url is how a browser on this machine reaches the server.
