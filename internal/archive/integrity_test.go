@@ -237,7 +237,7 @@ func flips(name string, b []byte) (out []int) {
 		step = 1999
 	}
 	if testing.Short() {
-		step = max(step, len(b)/40)
+		step = max(step, len(b)/12)
 	}
 	for at := 0; at < len(b); at += step {
 		out = append(out, at)
@@ -350,7 +350,7 @@ func TestEveryByteOfDatabases(t *testing.T) {
 			defer f.Close()
 			step := 1
 			if testing.Short() {
-				step = 997
+				step = 4001
 			}
 			for at := 0; at < len(b); at += step {
 				f.WriteAt([]byte{b[at] ^ 1<<(at%8)}, int64(at))

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -103,6 +104,14 @@ func (v *Vault) Check(closed bool, problem func(what string)) error {
 	page := make([]byte, PageSize)
 	pages := int64(-1)
 	var zero []int64
+	// A power cut tears pages that were being copied from the log: those that
+	// are in it are sound.
+	logged := map[int64]bool{}
+	if !closed {
+		if err := v.walkLog(func(fr logFrame) { logged[int64(fr.page)] = true }); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, io.EOF) {
+			return err
+		}
+	}
 	for at := int64(0); at+PageSize <= size; at += PageSize {
 		if n, err := f.ReadAt(page, at); n < len(page) {
 			return fmt.Errorf("read %s: %w", v.name, err)
@@ -112,6 +121,9 @@ func (v *Vault) Check(closed bool, problem func(what string)) error {
 			continue
 		}
 		if v.pages.Open(page, main.pageContext(at)) != nil {
+			if logged[at/PageSize+1] {
+				continue
+			}
 			problem(fmt.Sprintf("page %d does not open", at/PageSize+1))
 			continue
 		}
