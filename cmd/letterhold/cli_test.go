@@ -463,3 +463,32 @@ func TestSecondReader(t *testing.T) {
 		t.Errorf("%d read, %d exported", n, len(want))
 	}
 }
+
+// The recovery words make a new key, also for scripts; a weak passphrase is
+// not taken.
+func TestRecover(t *testing.T) {
+	dir := t.TempDir()
+	var made struct {
+		Words []string `json:"recovery_words"`
+	}
+	if err := json.Unmarshal([]byte(ok(t, dir, "init", "a", "--json")), &made); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{"words": strings.Join(made.Words, "\n"), "weak": "too weak"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	os.Remove(filepath.Join(dir, "key"))
+	if _, errs, code := lh(t, dir, "--key-file", "", "recover", "--words-file", "words", "--passphrase-file", "weak"); code == 0 || !strings.Contains(errs, "at least 15") {
+		t.Errorf("a weak passphrase: exit %d: %s", code, errs)
+	}
+	var r struct{ Slot, Kind string }
+	if err := json.Unmarshal([]byte(ok(t, dir, "--key-file", "new", "recover", "--words-file", "words", "--json")), &r); err != nil || r.Slot == "" || r.Kind != "keyfile" {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if out := ok(t, dir, "--key-file", "new", "key", "list"); !strings.Contains(out, r.Slot) || !strings.Contains(out, "made with the recovery key") {
+		t.Error(out)
+	}
+	ok(t, dir, "--key-file", "new", "verify")
+}

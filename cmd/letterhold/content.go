@@ -79,7 +79,7 @@ func (e *env) importPaths(ctx context.Context, o *server.Opened, im ingest.Impor
 	start := time.Now()
 	r, err := ingest.Run(ctx, o.Archive, im)
 	if err == nil && !im.DryRun {
-		p.set(1, 0, "making searchable")
+		p.say("making the rest searchable")
 		err = o.Index.Wait(ctx)
 	}
 	r.Seconds = time.Since(start).Seconds()

@@ -33,27 +33,64 @@ func (p *progress) set(done, all int64, note string) {
 	if p.width == 0 || time.Since(p.drawn) < 100*time.Millisecond {
 		return
 	}
-	p.drawn, p.open = time.Now(), true
-	spent := time.Since(p.start)
-	rate := float64(done) / max(spent.Seconds(), 0.001)
-	line := fmt.Sprintf("%s %s/s", p.what, human(int64(rate)))
-	if all > 0 {
-		share := min(1, float64(done)/float64(all))
-		const cells = 24
-		full := int(share * cells)
-		left := ""
-		if share > 0.01 && spent > time.Second {
-			left = ", " + round(time.Duration(float64(spent)*(1/share-1))) + " left"
-		}
-		line = fmt.Sprintf("%s [%s%s] %3.0f %%  %s/s%s", p.what, strings.Repeat("#", full), strings.Repeat(".", cells-full), share*100, human(int64(rate)), left)
+	p.drawn = time.Now()
+	p.draw(bar(p.what, done, all, time.Since(p.start), note, p.width-1))
+}
+
+// say draws the line with words instead of numbers.
+func (p *progress) say(words string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.width > 0 {
+		p.draw(cut(p.what+": "+words, p.width-1))
 	}
-	if note != "" {
-		line += "  " + note
-	}
-	if r := []rune(line); len(r) > p.width-1 {
-		line = string(r[:max(0, p.width-1)])
-	}
+}
+
+func (p *progress) draw(line string) {
+	p.open = true
 	fmt.Fprintf(p.w, "\r\x1b[K%s", line)
+}
+
+// The length of the bar in cells.
+const (
+	mostCells  = 24
+	leastCells = 4
+)
+
+// bar is the line for a terminal of width cells. Where there is not enough room
+// the note goes first, then the time left, then the rate, then the bar shrinks.
+func bar(what string, done, all int64, spent time.Duration, note string, width int) string {
+	rate := human(int64(float64(done)/max(spent.Seconds(), 0.001))) + "/s"
+	if note != "" {
+		note = "  " + note
+	}
+	if all <= 0 {
+		if line := what + " " + rate + note; len([]rune(line)) <= width {
+			return line
+		}
+		return cut(what+" "+rate, width)
+	}
+	share := min(1, float64(done)/float64(all))
+	left := ""
+	if share > 0.01 && spent > time.Second {
+		left = ", " + round(time.Duration(float64(spent)*(1/share-1))) + " left"
+	}
+	for _, tail := range []string{"  " + rate + left + note, "  " + rate + left, "  " + rate, ""} {
+		tail = fmt.Sprintf(" %3.0f %%", share*100) + tail
+		cells := min(mostCells, width-len([]rune(what+" []"+tail)))
+		if cells >= leastCells {
+			full := int(share * float64(cells))
+			return what + " [" + strings.Repeat("#", full) + strings.Repeat(".", cells-full) + "]" + tail
+		}
+	}
+	return cut(fmt.Sprintf("%.0f %%", share*100), width)
+}
+
+func cut(s string, width int) string {
+	if r := []rune(s); len(r) > width {
+		return string(r[:max(0, width)])
+	}
+	return s
 }
 
 // end removes the line.

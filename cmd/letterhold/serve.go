@@ -383,6 +383,9 @@ func (e *env) doctor(ctx context.Context, o *server.Opened, dir string, js bool)
 			add("REST-KEY-02", "Information", "the key file lies on the same device as the archive: whoever takes the disk has both", "keep it on another device, or use a systemd credential or a passphrase")
 		}
 	}
+	if e.open != nil && server.Swappable() { // the server, which has the keys for long
+		add("REST-SWAP-01", "Warning", "the server's memory, with keys and mail, may be written to swap", "encrypt the swap, or let the server lock its memory: LimitMEMLOCK=infinity in the unit")
+	}
 	slots := o.Archive.Slots()
 	if !slices.ContainsFunc(slots, func(s seal.Slot) bool { return s.Kind == seal.KindRecovery }) {
 		add("REST-SLOT-01", "Warning", "there is no recovery key: if the key is lost, so is the mail", "letterhold key rotate --root prints a new one")
@@ -393,12 +396,8 @@ func (e *env) doctor(ctx context.Context, o *server.Opened, dir string, js bool)
 		add("IDX-02", "Information", fmt.Sprintf("%d changes are not searchable yet", behind), "the index is catching up")
 	}
 	var runs []catalog.Run
-	var verified string
 	if err := o.Archive.State().View(ctx, func(v catalog.View) (err error) {
-		if runs, err = v.Runs(20); err != nil {
-			return err
-		}
-		verified, err = v.Setting("verified")
+		runs, err = v.Runs(20)
 		return err
 	}); err != nil {
 		return err
@@ -411,8 +410,21 @@ func (e *env) doctor(ctx context.Context, o *server.Opened, dir string, js bool)
 			add("RUN-02", "Warning", fmt.Sprintf("the import of %s left %d messages out", r.Started.Format(time.RFC3339), r.Failed), "its report names them; import them again")
 		}
 	}
-	if verified == "" && o.Archive.Now().Sub(o.Archive.About().Created) > 31*24*time.Hour {
-		add("EV-VER-01", "Warning", "the archive has never been verified", "letterhold verify")
+	verified, err := o.Archive.Verified(ctx)
+	if err != nil {
+		return err
+	}
+	for _, p := range verified.Problems {
+		add("EV-VER-02", "Critical", fmt.Sprintf("found by the verification begun %s: %s %s: %s", verified.Began.Format(time.RFC3339), p.File, p.Object, p.What), "keep the folder as it is; `letterhold verify` lists everything; restore from a backup")
+	}
+	const overdue = 35 * 24 * time.Hour // a month and a bit
+	switch since := verified.Clean; {
+	case !since.IsZero() && o.Archive.Now().Sub(since) > overdue:
+		add("EV-VER-01", "Warning", "everything was last found as it was written on "+since.Format(time.RFC3339), "the server verifies every 30 days: leave it running")
+	case !since.IsZero():
+		add("EV-VER-03", "Information", "everything was found as it was written on "+since.Format(time.RFC3339), "nothing to do")
+	case o.Archive.Now().Sub(o.Archive.About().Created) > overdue:
+		add("EV-VER-01", "Warning", "the archive has never been verified by the server", "it does so every 30 days: leave it running")
 	}
 	if js {
 		return e.printJSON(map[string]any{"findings": out})

@@ -215,7 +215,7 @@ func ReadAbout(d durable.FS) (About, []byte, error) {
 	var a About
 	b, err := durable.ReadFile(d, aboutName, 4096)
 	if errors.Is(err, fs.ErrNotExist) {
-		return a, nil, ErrNoArchive
+		return a, nil, fmt.Errorf("%w (%s is missing)", ErrNoArchive, aboutName)
 	}
 	if err != nil {
 		return a, nil, err
@@ -419,9 +419,25 @@ func (a *Archive) Close() error {
 		err = errors.Join(err, a.ledger.Clean())
 	}
 	if err == nil && !a.opts.Strict && !a.dirty {
-		err = durable.WriteNew(a.fs, lockName, []byte(lockClosed))
+		err = a.sayClosed()
 	}
 	return err
+}
+
+// sayClosed marks the archive as closed, once nothing that was removed can come
+// back with a power cut.
+func (a *Archive) sayClosed() error {
+	for _, dir := range []string{".", "index", spoolDir} {
+		if err := a.fs.SyncDir(dir); err != nil {
+			return err
+		}
+	}
+	for _, dir := range []string{"store", "ledger"} {
+		if err := durable.SyncDirs(a.fs, dir); err != nil {
+			return err
+		}
+	}
+	return durable.WriteNew(a.fs, lockName, []byte(lockClosed))
 }
 
 func (a *Archive) closeParts() (err error) {

@@ -6,7 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -22,7 +25,7 @@ var ctx = context.Background()
 var testNow = time.Date(2026, 3, 12, 9, 0, 0, 0, time.UTC)
 
 func testOptions() Options {
-	return Options{Now: func() time.Time { return testNow }, PackLimit: 60_000}
+	return Options{Now: func() time.Time { return testNow }, PackLimit: 20_000}
 }
 
 func create(t testing.TB, d durable.FS) *seal.Ring {
@@ -247,8 +250,9 @@ func TestCatalogIsACache(t *testing.T) {
 	if err := a.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if ring, _ = reopenRing(t, d, ring); ring == nil {
-		t.Fatal("no ring")
+	ring, err := rereadRing(d, ring)
+	if err != nil {
+		t.Fatal(err)
 	}
 	mustBeClean(t, d, ring)
 	if err := catalog.Remove(d, catalog.Name); err != nil {
@@ -264,16 +268,15 @@ func TestCatalogIsACache(t *testing.T) {
 	mustBeClean(t, d, ring)
 }
 
-// reopenRing reads the ring again, as a new process would.
-func reopenRing(t testing.TB, d durable.FS, old *seal.Ring) (*seal.Ring, error) {
-	t.Helper()
+// rereadRing reads the ring again, as a new process would.
+func rereadRing(d durable.FS, old *seal.Ring) (*seal.Ring, error) {
 	_, head, err := ReadAbout(d)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	k, err := ReadKeys(d)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	return k.OpenRoot(old.Root, head)
 }
@@ -390,62 +393,188 @@ func scenario(a *Archive, acked map[seal.ID][]byte) error {
 	return put(100)
 }
 
+// everyStop calls try for each number of operations after which run stops on a
+// disk that fails from there on, a few at a time. With -short some are left out.
+func everyStop(t *testing.T, step int, run func(d *crashfs.FS) error, base *crashfs.FS, try func(k int) error) {
+	d := base.Copy()
+	before := d.Ops()
+	if err := run(d); err != nil {
+		t.Fatal(err)
+	}
+	all := d.Ops() - before
+	if testing.Short() {
+		step *= 23
+	}
+	stops := make(chan int)
+	var wg sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			for k := range stops {
+				if err := try(k); err != nil {
+					t.Errorf("stop %d of %d: %v", k, all, err)
+				}
+			}
+		})
+	}
+	for k := 1; k <= all && !t.Failed(); k += step {
+		stops <- k
+	}
+	close(stops)
+	wg.Wait()
+	t.Logf("%d operations", all)
+}
+
+// afterCut opens what a power cut left, and checks that it is sound and has
+// all that was acknowledged. The power fails once more after it was closed: a
+// closed archive is durably closed.
+func afterCut(after *crashfs.FS, ring *seal.Ring, acked map[seal.ID][]byte, seed uint64) error {
+	b, err := Open(after, ring, testOptions())
+	if err != nil {
+		return fmt.Errorf("open: %w", err)
+	}
+	for id, want := range acked {
+		e, err := b.Catalog().Message(ctx, id)
+		if err != nil {
+			return fmt.Errorf("an acknowledged message is lost: %w", err)
+		}
+		if raw, err := b.Raw(&e); err != nil || !bytes.Equal(raw, want) {
+			return fmt.Errorf("an acknowledged message is lost: %w", err)
+		}
+	}
+	mb, err := b.Mailbox(ctx, "me", "test")
+	if err == nil {
+		_, err = b.Add(ctx, []byte("Subject: after\n\nx"), Provenance{Mailbox: mb, Folder: "INBOX"})
+	}
+	if err = errors.Join(err, b.Close()); err != nil {
+		return err
+	}
+	return clean(after.Crash(seed), ring)
+}
+
+// clean tells whether verify finds nothing. It changes nothing.
+func clean(d *crashfs.FS, ring *seal.Ring) error {
+	o := testOptions()
+	o.Strict = true
+	a, err := Open(d, ring, o)
+	if err != nil {
+		return err
+	}
+	defer a.Close()
+	r, err := a.Verify(ctx, VerifyOptions{})
+	if err == nil && !r.Clean() {
+		err = fmt.Errorf("problems: %+v", r.Problems)
+	}
+	return err
+}
+
+func seeds() uint64 {
+	if soak() {
+		return 4
+	}
+	return 1
+}
+
 // At every operation of the scenario the disk stops and the power is cut:
 // afterwards the archive opens, is clean, and has all that was acknowledged.
 func TestPowerCutAnywhere(t *testing.T) {
-	step, seeds := 11, uint64(1)
-	if !testing.Short() {
-		step = 5
-	}
-	if soak() {
-		step, seeds = 1, 4
-	}
+	t.Parallel()
 	base := crashfs.New()
 	ring := create(t, base)
-	for k := 1; ; k += step {
-		d := base.Crash(0) // a copy: everything in it is durable
-		a := openArchive(t, d, ring)
+	if err := openArchive(t, base, ring).Close(); err != nil {
+		t.Fatal(err)
+	}
+	everyStop(t, 1, func(d *crashfs.FS) error {
+		a, err := Open(d, ring, testOptions())
+		if err != nil {
+			return err
+		}
+		if err := scenario(a, map[seal.ID][]byte{}); err != nil {
+			return err
+		}
+		if n := a.store.Position().Pack; n < 3 {
+			return fmt.Errorf("the scenario fills %d packs only", n)
+		}
+		return a.Close()
+	}, base, func(k int) error {
+		d := base.Copy()
 		acked := map[seal.ID][]byte{}
 		d.StopAt(k)
-		err := scenario(a, acked)
-		finished := err == nil
-		for seed := range seeds {
+		a, err := Open(d, ring, testOptions())
+		if err == nil {
+			scenario(a, acked)
+			a.Close()
+		}
+		for seed := range seeds() {
 			after := d.Crash(seed + uint64(k))
-			now, rerr := reopenRing(t, after, ring)
-			if rerr != nil {
-				t.Fatalf("stop %d seed %d: %v", k, seed, rerr)
+			now, err := rereadRing(after, ring)
+			if err == nil {
+				err = clean(after.Copy(), now) // what is unfinished is no damage
 			}
-			b, oerr := Open(after, now, testOptions())
-			if oerr != nil {
-				t.Fatalf("stop %d seed %d: open: %v (the scenario ended with %v)", k, seed, oerr, err)
+			if err == nil {
+				err = afterCut(after, now, acked, seed+uint64(k))
 			}
-			for id, raw := range acked {
-				if !bytes.Equal(rawOf(t, b, id), raw) {
-					t.Fatalf("stop %d seed %d: an acknowledged message is lost", k, seed)
-				}
+			if err != nil {
+				return fmt.Errorf("seed %d: %w", seed, err)
 			}
-			mb := mailbox(t, b, "me")
-			add(t, b, []byte("Subject: after\n\nx"), mb, "INBOX")
-			if err := b.Close(); err != nil {
-				t.Fatalf("stop %d seed %d: close: %v", k, seed, err)
-			}
-			mustBeClean(t, after, now)
 		}
-		d.StopAt(0)
-		a.Close()
-		if finished {
-			t.Logf("%d operations", k)
-			return
-		}
+		return nil
+	})
+}
+
+// The same for the change of the root key and of every key below it: the old
+// root or the new secret opens the archive afterwards.
+func TestPowerCutWhileTheRootChanges(t *testing.T) {
+	t.Parallel()
+	base := crashfs.New()
+	ring := create(t, base)
+	acked := map[seal.ID][]byte{}
+	a := openArchive(t, base, ring)
+	mb := mailbox(t, a, "me")
+	for _, name := range []string{"plain", "attachment", "8bit part"} {
+		acked[add(t, a, mails()[name], mb, "INBOX").ID] = mails()[name]
 	}
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	secret, err := seal.ParseKeyFile(seal.KindKeyFile, seal.NewKeyFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	rotate := func(d *crashfs.FS) error {
+		a, err := Open(d, ring, testOptions())
+		if err != nil {
+			return err
+		}
+		return errors.Join(a.RotateRoot("test", seal.WeakCost, secret), a.Close())
+	}
+	everyStop(t, 1, rotate, base, func(k int) error {
+		d := base.Copy()
+		d.StopAt(k)
+		rotate(d)
+		for seed := range seeds() {
+			after := d.Crash(seed + uint64(k))
+			now, _, err := Unlock(after, secret)
+			if err != nil {
+				now, err = rereadRing(after, ring)
+			}
+			if err == nil {
+				err = afterCut(after, now, acked, seed+uint64(k))
+			}
+			if err != nil {
+				return fmt.Errorf("seed %d: %w", seed, err)
+			}
+		}
+		return nil
+	})
 }
 
 // A single failed operation is an error for somebody, never a loss, and the
 // archive goes on without being opened again.
 func TestOneErrorAnywhere(t *testing.T) {
-	step := 7
-	if soak() {
-		step = 1
+	t.Parallel()
+	step := 1
+	if testing.Short() {
+		step = 29
 	}
 	base := crashfs.New()
 	ring := create(t, base)
@@ -521,140 +650,6 @@ func small(t testing.TB) (*crashfs.FS, *seal.Ring) {
 		t.Fatal(err)
 	}
 	return d, ring
-}
-
-// noticed tells whether opening or verifying a changed archive reports it.
-func noticed(t testing.TB, d durable.FS, ring *seal.Ring) (found bool) {
-	t.Helper()
-	now, err := func() (*seal.Ring, error) {
-		_, head, err := ReadAbout(d)
-		if err != nil {
-			return nil, err
-		}
-		k, err := ReadKeys(d)
-		if err != nil {
-			return nil, err
-		}
-		return k.OpenRoot(ring.Root, head)
-	}()
-	if err != nil {
-		return true
-	}
-	o := testOptions()
-	o.Strict = true
-	a, err := Open(d, now, o)
-	if err != nil {
-		return true
-	}
-	defer a.Close()
-	r, err := a.Verify(ctx, VerifyOptions{})
-	return err != nil || !r.Clean()
-}
-
-func files(t testing.TB, d durable.FS) map[string][]byte {
-	out := map[string][]byte{}
-	if err := durable.Files(d, ".", func(name string, _ int64) error {
-		b, err := durable.ReadFile(d, name, 1<<30)
-		out[name] = b
-		return err
-	}); err != nil {
-		t.Fatal(err)
-	}
-	return out
-}
-
-func TestEveryChangeIsNoticed(t *testing.T) {
-	base, ring := small(t)
-	mustBeClean(t, base, ring)
-	for name, b := range files(t, base) {
-		if name == lockName {
-			continue
-		}
-		step := max(1, len(b)/120)
-		if soak() {
-			step = max(1, len(b)/5000)
-		}
-		try := func(what string, bad []byte) {
-			d := base.Crash(0)
-			if err := durable.WriteNew(d, name, bad); err != nil {
-				t.Fatal(err)
-			}
-			if !noticed(t, d, ring) {
-				t.Errorf("%s: %s goes unnoticed", name, what)
-			}
-		}
-		for at := 0; at < len(b); at += step {
-			bad := bytes.Clone(b)
-			bad[at] ^= 1 << (at % 8)
-			try(fmt.Sprintf("byte %d of %d", at, len(b)), bad)
-		}
-		try("one byte more", append(bytes.Clone(b), 0))
-		try("one byte less", b[:max(0, len(b)-1)])
-		try("nothing left", nil)
-		d := base.Crash(0)
-		if err := d.Remove(name); err != nil {
-			t.Fatal(err)
-		}
-		if !noticed(t, d, ring) {
-			t.Errorf("%s: its removal goes unnoticed", name)
-		}
-	}
-}
-
-func TestOldStateIsNoticed(t *testing.T) {
-	d, ring := small(t)
-	old := files(t, d)
-	a := openArchive(t, d, ring)
-	mailbox(t, a, "second")
-	add(t, a, mails()["crlf"], 1, "INBOX")
-	cp, _, err := a.Checkpoint()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := a.Close(); err != nil {
-		t.Fatal(err)
-	}
-	put := func(names ...string) *crashfs.FS {
-		e := d.Crash(0)
-		for _, n := range names {
-			if err := durable.WriteNew(e, n, old[n]); err != nil {
-				t.Fatal(err)
-			}
-		}
-		return e
-	}
-	if !noticed(t, put(catalog.StateName), ring) {
-		t.Error("yesterday's state.db goes unnoticed")
-	}
-	b := openArchive(t, put(catalog.Name), ring)
-	if r := add(t, b, mails()["crlf"], 1, "INBOX"); r.Outcome != Present {
-		t.Error("yesterday's catalog is not caught up")
-	}
-	b.Close()
-	// The whole folder put back is sound in itself; only a checkpoint kept
-	// elsewhere tells.
-	e := crashfs.New()
-	for _, dir := range []string{"store/00", "index", "spool", "ledger/tile/0/000.p", "ledger/tile/entries/000.p"} {
-		e.MkdirAll(dir)
-	}
-	for n, b := range old {
-		if err := durable.WriteNew(e, n, b); err != nil {
-			t.Fatal(err)
-		}
-	}
-	o := testOptions()
-	o.Strict = true
-	back, err := Open(e, ring, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer back.Close()
-	if r, err := back.Verify(ctx, VerifyOptions{}); err != nil || !r.Clean() {
-		t.Fatal(r, err)
-	}
-	if r, err := back.Verify(ctx, VerifyOptions{Checkpoint: cp}); err != nil || r.Clean() {
-		t.Error("an older folder goes unnoticed although a newer checkpoint is known")
-	}
 }
 
 func TestGroupCommit(t *testing.T) {
@@ -770,4 +765,77 @@ func TestBackupAndRestore(t *testing.T) {
 	if err := Restore(ctx, back, again, secret, nil); !errors.Is(err, ErrExists) {
 		t.Error("a restore over an archive:", err)
 	}
+}
+
+// A verification that is stopped goes on where it was, with what it had found.
+func TestVerificationResumes(t *testing.T) {
+	d := crashfs.New()
+	ring := create(t, d)
+	a := openArchive(t, d, ring)
+	mb := mailbox(t, a, "me")
+	for i := range 12 {
+		add(t, a, fmt.Appendf(nil, "Subject: %d\nContent-Type: application/x\n\n%x", i, noise(i, 9_000)), mb, "f")
+	}
+	var extents []int64 // of the objects in the first pack
+	if err := Extents(a, func(file string, at, _ int64) {
+		if strings.HasSuffix(file, "00000001.pack") {
+			extents = append(extents, at)
+		}
+	}); err != nil || len(extents) < 4 {
+		t.Fatal(extents, err)
+	}
+	flip := func(at int64) {
+		f, err := d.OpenFile("store/00/00000001.pack", os.O_RDWR)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		b := make([]byte, 1)
+		f.ReadAt(b, at+100)
+		b[0] ^= 1
+		f.WriteAt(b, at+100)
+	}
+	stop := errors.New("stop")
+	pauses := 0
+	run := func(stopAfter int) (Verified, error) {
+		pauses = 0
+		return a.VerifyResumed(ctx, func(context.Context) error {
+			if pauses++; pauses == stopAfter {
+				return stop
+			}
+			return nil
+		})
+	}
+
+	flip(extents[0])
+	if _, err := run(8); !errors.Is(err, stop) {
+		t.Fatal(err)
+	}
+	flip(extents[0]) // as it was: the part that goes on cannot find it again
+	flip(extents[1]) // was verified before the stop: the part that goes on does not read it
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	a = openArchive(t, d, ring)
+	v, err := a.Verified(ctx)
+	if err != nil || v.Commit != 8 || len(v.Problems) != 2 || !v.Ended.IsZero() {
+		t.Fatalf("after the stop: %+v, %v", v, err)
+	}
+	if v, err = run(0); err != nil || v.Ended.IsZero() || !v.Clean.IsZero() || len(v.Problems) != 2 || v.Problems[0].Object == "" {
+		t.Fatalf("after going on: %+v, %v", v, err)
+	}
+	if last := a.store.Position().Commit; v.Commit != last {
+		t.Errorf("verified up to commit %d of %d", v.Commit, last)
+	}
+	if v, err = run(0); err != nil || len(v.Problems) != 2 || pauses < 12 {
+		t.Fatalf("a new one: %+v, %v", v, err)
+	}
+	flip(extents[1])
+	if v, err = run(0); err != nil || !v.Clean.Equal(testNow) || len(v.Problems) != 0 {
+		t.Fatalf("repaired: %+v, %v", v, err)
+	}
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	mustBeClean(t, d, ring)
 }

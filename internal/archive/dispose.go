@@ -146,29 +146,38 @@ func erase(f *pack.Frame, gone map[int64]bool, parts map[seal.ID]bool) {
 
 // resumeDisposals finishes disposals that were announced and not done.
 func (a *Archive) resumeDisposals(ctx context.Context) error {
-	acts, err := a.catalog.Acts(ctx, 1<<30, actIntend, actDispose)
+	acts, err := unfinished(ctx, a.catalog)
 	if err != nil {
 		return err
+	}
+	for _, act := range acts {
+		if err := a.dispose(act); err != nil {
+			return fmt.Errorf("finish a disposal: %w", err)
+		}
+	}
+	return nil
+}
+
+// unfinished lists disposals that were announced and not done.
+func unfinished(ctx context.Context, c *catalog.Catalog) (out []Act, err error) {
+	acts, err := c.Acts(ctx, 1<<30, actIntend, actDispose)
+	if err != nil {
+		return nil, err
 	}
 	done := map[string]bool{}
 	for _, x := range acts { // newest first
 		var act Act
 		if err := json.Unmarshal([]byte(x.Detail), &act); err != nil {
-			return fmt.Errorf("act of leaf %d: %w", x.Leaf, err)
+			return nil, fmt.Errorf("act of leaf %d: %w", x.Leaf, err)
 		}
 		key := fmt.Sprint(act.Leaf)
-		switch act.What {
-		case actDispose:
+		if act.What == actDispose {
 			done[key] = true
-		case actIntend:
-			if !done[key] {
-				if err := a.dispose(act); err != nil {
-					return fmt.Errorf("finish a disposal: %w", err)
-				}
-			}
+		} else if !done[key] {
+			out = append(out, act)
 		}
 	}
-	return nil
+	return out, nil
 }
 
 // Compact rewrites packs in which erased objects take up at least a tenth, and

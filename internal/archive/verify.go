@@ -43,12 +43,14 @@ type VerifyOptions struct {
 	Checkpoint []byte
 	// Progress is called now and then with the bytes read so far, of all.
 	Progress func(done, all int64)
-	// Pause is called after each commit, for throttling.
-	Pause func(context.Context, int64) error
-	// Skip is how many commits were verified before (a run that resumes).
+	// Pause is called after each commit with its number. An error from it ends
+	// the verification.
+	Pause func(ctx context.Context, commit uint64) error
+	// Skip is how many commits were verified before (a run that resumes): their
+	// frames are read and compared again, their objects are not.
 	Skip uint64
-	// Commit is called with the number of each commit that was verified.
-	Commit func(uint64)
+	// Found is called with each problem as it is found.
+	Found func(Problem)
 }
 
 // maxProblems bounds the list; an archive with more is beyond a list.
@@ -67,13 +69,22 @@ type verification struct {
 	disposed map[int64]bool // leaves to be disposed of; true: an act says it is done
 	messages int64
 	occurs   int64
-	done     int64
-	all      int64
+	// applied is the last commit that the catalog has. After an unclean end it
+	// may lack the last ones, which the next start adds: parts of those are in
+	// late, and nothing of them is compared with the catalog.
+	applied uint64
+	late    map[seal.ID]store.Place
+	parts   *catalog.Comparison // knows where the other parts lie
+	done    int64
+	all     int64
 }
 
 func (v *verification) problem(p Problem) {
 	if len(v.r.Problems) < maxProblems {
 		v.r.Problems = append(v.r.Problems, p)
+		if v.o.Found != nil {
+			v.o.Found(p)
+		}
 	}
 }
 
@@ -87,7 +98,7 @@ func (v *verification) fail(file string, err error) {
 // packs, frames, leaves, tiles, checkpoint, databases, and each message rebuilt.
 // It changes nothing. The error is for what prevented it from going on.
 func (a *Archive) Verify(ctx context.Context, o VerifyOptions) (*Report, error) {
-	v := &verification{a: a, o: o, catalog: a.catalog, state: a.state, bare: map[int64]bool{}, disposed: map[int64]bool{}, closed: a.opts.Strict && !a.Recovered.Unclean}
+	v := &verification{a: a, o: o, catalog: a.catalog, state: a.state, bare: map[int64]bool{}, disposed: map[int64]bool{}, late: map[seal.ID]store.Place{}, closed: a.opts.Strict && !a.Recovered.Unclean}
 	v.r.Problems = []Problem{}
 	v.rebuild = ledger.NewRebuild(v.tile)
 	a.w.Lock()
@@ -119,9 +130,13 @@ func (a *Archive) size() (n int64) {
 	return n
 }
 
-// keyFiles checks that both copies of keys.json are whole and the same.
+// keyFiles checks that both copies of keys.json are whole and the same. After
+// an unclean end one of them may be of a change that did not happen; the next
+// start makes them the same.
 func (v *verification) keyFiles() {
 	var first []byte
+	sound := 0
+	var bad []Problem
 	for _, name := range []string{keysName, backupName} {
 		b, err := durable.ReadFile(v.a.fs, name, maxKeys)
 		if err == nil {
@@ -130,11 +145,22 @@ func (v *verification) keyFiles() {
 				_, err = k.OpenRoot(v.a.ring.Root, v.a.head)
 			}
 		}
-		v.fail(name, err)
+		if err != nil {
+			bad = append(bad, Problem{File: name, What: err.Error()})
+		} else {
+			sound++
+		}
 		if first == nil {
 			first = b
 		} else if v.closed && string(first) != string(b) {
 			v.problem(Problem{File: name, What: "differs from " + keysName})
+		}
+	}
+	for _, p := range bad {
+		if sound > 0 && !v.closed {
+			v.r.Notes = append(v.r.Notes, p.File+": "+p.What+"; the next start writes it again")
+		} else {
+			v.problem(p)
 		}
 	}
 	if _, head, err := ReadAbout(v.a.fs); err != nil || string(head) != string(v.a.head) {
@@ -169,14 +195,32 @@ func (v *verification) packs(ctx context.Context) error {
 	if v.catalog == nil {
 		return v.packsWith(ctx, nil)
 	}
-	return v.catalog.Compare(ctx, func(cmp catalog.Comparison) error { return v.packsWith(ctx, &cmp) })
+	return v.catalog.Compare(ctx, func(cmp catalog.Comparison) (err error) {
+		if v.applied, err = cmp.Applied(); err != nil {
+			v.fail(catalog.Name, err)
+			return v.packsWith(ctx, nil)
+		}
+		if n := v.end.Commit; v.applied < n && !v.closed {
+			v.r.Notes = append(v.r.Notes, fmt.Sprintf("%s: lacks the last %d commits; the next start adds them", catalog.Name, n-v.applied))
+		}
+		// A disposal takes messages out of the catalog before their frames.
+		if acts, err := unfinished(ctx, v.catalog); err != nil {
+			v.fail(catalog.Name, err)
+		} else if len(acts) > 0 && !v.closed {
+			v.applied = 0
+			v.r.Notes = append(v.r.Notes, catalog.Name+": not compared, since a disposal was interrupted; the next start finishes it")
+		}
+		return v.packsWith(ctx, &cmp)
+	})
 }
 
 func (v *verification) packsWith(ctx context.Context, cmp *catalog.Comparison) error {
+	v.parts = cmp
 	pos := store.Position{}
 	for n := uint32(1); n <= v.end.Pack; n++ {
 		from := store.Position{Commit: pos.Commit, Pack: n}
-		end, err := v.a.store.CheckPack(from, v.end, v.closed, v.problem, func(f *pack.Frame, at store.Place, data map[seal.ID][]byte) error {
+		var stopped error
+		end, err := v.a.store.CheckPack(from, v.end, v.o.Skip, v.closed, v.problem, func(f *pack.Frame, at store.Place, data map[seal.ID][]byte) error {
 			if err := v.frame(cmp, f, at, data); err != nil {
 				return err
 			}
@@ -184,12 +228,12 @@ func (v *verification) packsWith(ctx context.Context, cmp *catalog.Comparison) e
 				return err
 			}
 			if v.o.Pause != nil {
-				return v.o.Pause(ctx, v.done)
+				stopped = v.o.Pause(ctx, f.Number)
 			}
-			return nil
+			return stopped
 		})
-		if ctx.Err() != nil {
-			return ctx.Err()
+		if err := errors.Join(ctx.Err(), stopped); err != nil {
+			return err
 		}
 		if err != nil {
 			v.fail(fmt.Sprintf("store/%02x/%08x.keys", n>>8, n), err)
@@ -217,6 +261,12 @@ func (v *verification) packsWith(ctx context.Context, cmp *catalog.Comparison) e
 
 func (v *verification) frame(cmp *catalog.Comparison, f *pack.Frame, at store.Place, data map[seal.ID][]byte) error {
 	file := path.Base(fmt.Sprintf("%08x.keys", at.Pack))
+	if cmp != nil && f.Number > v.applied && !v.closed {
+		for i := range f.Entries {
+			v.late[f.Entries[i].ID] = at
+		}
+		cmp = nil
+	}
 	if f.FirstLeaf != v.rebuild.Size() {
 		v.problem(Problem{File: file, What: fmt.Sprintf("commit %d begins with leaf %d where %d belongs", f.Number, f.FirstLeaf, v.rebuild.Size())})
 	}
@@ -267,9 +317,6 @@ func (v *verification) frame(cmp *catalog.Comparison, f *pack.Frame, at store.Pl
 			}
 		}
 	}
-	if v.o.Commit != nil {
-		v.o.Commit(f.Number)
-	}
 	if v.o.Progress != nil {
 		v.o.Progress(v.done, v.all)
 	}
@@ -289,11 +336,17 @@ func (v *verification) message(cmp *catalog.Comparison, f *pack.Frame, m *pack.M
 		}
 	}
 	delete(v.bare, m.Leaf)
+	if f.Number <= v.o.Skip {
+		return
+	}
 	raw, err := v.a.loadRecord(m, at, data, func(id seal.ID) (store.Place, error) {
-		if cmp == nil {
+		if p, ok := v.late[id]; ok {
+			return p, nil
+		}
+		if v.parts == nil {
 			return store.Place{}, errors.New("the catalog that knows where its parts lie does not open")
 		}
-		p, ok, err := cmp.Part(id)
+		p, ok, err := v.parts.Part(id)
 		if err == nil && !ok {
 			err = fmt.Errorf("part %s: %w", id, catalog.ErrNotFound)
 		}
@@ -412,7 +465,11 @@ func (v *verification) files() {
 	ring := v.a.ring
 	whole := func(name, purpose string) bool {
 		if ok, err := durable.Exists(v.a.fs, name); err != nil || !ok {
-			v.problem(Problem{File: name, What: "is missing"})
+			if err == nil && name == catalog.Name && !v.closed {
+				v.r.Notes = append(v.r.Notes, name+": is missing; the next start makes it")
+			} else {
+				v.problem(Problem{File: name, What: "is missing"})
+			}
 			return false
 		}
 		db, err := vault.Open(v.a.fs, name, ring.Current(purpose).Key)
@@ -444,8 +501,25 @@ func (v *verification) files() {
 		return nil
 	})
 	v.fail("index", err)
+	v.shards()
 	if v.state != nil {
 		v.generations()
+	}
+}
+
+// shards reports years of the index that the catalog remembers and that are
+// not there. The next start makes them again.
+func (v *verification) shards() {
+	if !v.closed || v.catalog == nil {
+		return
+	}
+	known, err := v.catalog.Shards(context.Background())
+	v.fail(catalog.Name, err)
+	for y := range known {
+		name := fmt.Sprintf("index/%04d.db", y)
+		if ok, err := durable.Exists(v.a.fs, name); err != nil || !ok {
+			v.problem(Problem{File: name, What: "is missing; the next start makes it again"})
+		}
 	}
 }
 

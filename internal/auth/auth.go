@@ -62,6 +62,7 @@ type Auth struct {
 
 	mu        sync.Mutex
 	addresses map[netip.Prefix]window // guarded by mu
+	refused   map[int64]refusals      // by account; guarded by mu
 }
 
 type window struct {
@@ -72,7 +73,7 @@ type window struct {
 // New returns the sign-in of an archive. names are those of the host and the
 // organisation, of which no password may consist.
 func New(a *archive.Archive, names ...string) *Auth {
-	return &Auth{a: a, names: names, addresses: map[netip.Prefix]window{}}
+	return &Auth{a: a, names: names, addresses: map[netip.Prefix]window{}, refused: map[int64]refusals{}}
 }
 
 // token returns 256 random bits, and their SHA-256, which is what is stored.
@@ -211,7 +212,7 @@ func (x *Auth) SignIn(ctx context.Context, name, password string, addr netip.Add
 			if err := x.a.State().Write(func(t catalog.Tx) error { return t.SetFailures(u.ID, u.Failures+1, x.a.Now()) }); err != nil {
 				return "", err
 			}
-			if err := x.a.Record(archive.Act{What: "sign-in refused", Who: u.Name}); err != nil {
+			if err := x.refuse(u); err != nil {
 				return "", err
 			}
 		}
@@ -224,6 +225,9 @@ func (x *Auth) SignIn(ctx context.Context, name, password string, addr netip.Add
 		return t.SetFailures(u.ID, 0, time.Unix(0, 0))
 	})
 	if err != nil {
+		return "", err
+	}
+	if err := x.settle(func(id int64, _ refusals) bool { return id == u.ID }); err != nil {
 		return "", err
 	}
 	if err := x.a.Record(archive.Act{What: "signed in", Who: u.Name}); err != nil {

@@ -698,6 +698,12 @@ func (v Comparison) Message(m *pack.Message, at store.Place) (string, error) {
 	return what, err
 }
 
+// Applied is the number of the last commit that the catalog has.
+func (v Comparison) Applied() (uint64, error) {
+	n, _, err := v.c.number(`SELECT value FROM meta WHERE name = 'commit'`)
+	return uint64(n), err
+}
+
 // Occurrence does the same for an occurrence.
 func (v Comparison) Occurrence(o *pack.Occurrence, at store.Place) (string, error) {
 	what := "an occurrence is missing in the catalog"

@@ -189,3 +189,19 @@ func Files(d FS, dir string, fn func(name string, size int64) error) error {
 	}
 	return nil
 }
+
+// SyncDirs makes the names in dir and in every folder below it durable.
+func SyncDirs(d FS, dir string) error {
+	es, err := d.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range es {
+		if e.IsDir() {
+			if err := SyncDirs(d, path.Join(dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return d.SyncDir(dir)
+}

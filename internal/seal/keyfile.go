@@ -16,8 +16,8 @@ import (
 // ErrWrongKey means that no slot opens with the secret. Nothing was changed.
 var ErrWrongKey = errors.New("no key slot opens with this secret")
 
-// ErrChanged means that keys.json does not carry the mark of its root key.
-var ErrChanged = errors.New("keys.json was changed by somebody who does not hold the root key")
+// ErrChanged means that keys.json, or archive.json which it vouches for, does not carry the mark of its root key.
+var ErrChanged = errors.New("keys.json or archive.json was changed by somebody who does not hold the root key")
 
 // Slot is one way to the root key: the root key sealed under a key made from
 // a secret.

@@ -14,6 +14,9 @@ func Harden() {
 	unix.Umask(0o077)
 }
 
+// Swappable is false: macOS encrypts its swap.
+func Swappable() bool { return false }
+
 // peerUID is the user at the other end of a local socket.
 func peerUID(c *net.UnixConn) (uid int, err error) {
 	raw, err := c.SyscallConn()

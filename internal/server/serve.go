@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -135,7 +136,7 @@ func (s *Server) enter(x *Opened) error {
 		return err
 	}
 	s.auth = auth.New(x.Archive, labels(hosts(s.o.HTTPS))...)
-	w, err := web.New(x.Archive, x.Search, s.auth, web.Options{Log: s.o.Log, CA: ca.PEM()})
+	w, err := web.New(x.Archive, x.Search, s.auth, web.Options{Log: s.o.Log, CA: ca.PEM(), Swappable: Swappable()})
 	if err != nil {
 		return err
 	}
@@ -214,8 +215,13 @@ func (s *Server) Run(ctx context.Context) error {
 	conf.Certificates = nil
 	conf.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.cert.Load(), nil }
 	hs := web.Server(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { (*s.door.Load()).ServeHTTP(w, r) }), s.o.Log)
-	go s.verifyMonthly(ctx)
-	go s.collect(ctx)
+	ctx, cancel := context.WithCancel(ctx)
+	var work sync.WaitGroup
+	work.Go(func() { s.verifyMonthly(ctx) })
+	work.Go(func() { s.settleRefusals(ctx) })
+	work.Go(func() { s.collect(ctx) })
+	defer work.Wait() // before the archive is closed
+	defer cancel()
 	failed := make(chan error, 1)
 	go func() { failed <- hs.Serve(tls.NewListener(l, conf)) }()
 	if s.o.Ready != nil {
@@ -226,9 +232,30 @@ func (s *Server) Run(ctx context.Context) error {
 		return err
 	case <-ctx.Done():
 	}
-	stop, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	return hs.Shutdown(stop)
+	last, forget := context.WithTimeout(context.Background(), 10*time.Second)
+	defer forget()
+	return hs.Shutdown(last)
+}
+
+// settleRefusals lets refused sign-ins that were counted reach the ledger, the
+// last of them when ctx ends.
+func (s *Server) settleRefusals(ctx context.Context) {
+	for {
+		settle := func() error { return s.auth.Settle() }
+		select {
+		case <-ctx.Done():
+			settle = func() error { return s.auth.SettleAll() }
+		case <-time.After(time.Minute):
+		}
+		if s.opened.Load() != nil {
+			if err := settle(); err != nil {
+				s.o.Log.Error("refused sign-ins do not reach the ledger", "err", err)
+			}
+		}
+		if ctx.Err() != nil {
+			return
+		}
+	}
 }
 
 // collect runs profiles once somebody has opened the archive.
@@ -291,62 +318,4 @@ func (s *Server) unlockCall(stdin io.Reader, stderr io.Writer) int {
 		return 1
 	}
 	return 0
-}
-
-// How often everything is read and compared, and which share of the time that
-// may take.
-const (
-	verifyEvery = 30 * 24 * time.Hour
-	verifyRest  = 4 // times as long as it worked
-	verifiedKey = "verified"
-)
-
-// verifyMonthly reads everything once a month, throttled, and keeps when it was
-// clean.
-func (s *Server) verifyMonthly(ctx context.Context) {
-	for {
-		if x := s.opened.Load(); x != nil {
-			if err := s.verifyIfDue(ctx, x.Archive); err != nil && ctx.Err() == nil {
-				s.o.Log.Error("verification did not finish", "err", err)
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(time.Hour):
-		}
-	}
-}
-
-func (s *Server) verifyIfDue(ctx context.Context, a *archive.Archive) error {
-	last := ""
-	if err := a.State().View(ctx, func(v catalog.View) (err error) { last, err = v.Setting(verifiedKey); return err }); err != nil {
-		return err
-	}
-	since := a.About().Created
-	if t, err := time.Parse(time.RFC3339, last); err == nil {
-		since = t
-	}
-	if a.Now().Sub(since) < verifyEvery {
-		return nil
-	}
-	began := time.Now()
-	r, err := a.Verify(ctx, archive.VerifyOptions{Pause: func(ctx context.Context, _ int64) error {
-		rest := verifyRest * time.Since(began)
-		defer func() { began = time.Now() }()
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(min(rest, 10*time.Second)):
-			return nil
-		}
-	}})
-	if err != nil {
-		return err
-	}
-	if !r.Clean() {
-		s.o.Log.Error("the archive is not as it was written; run letterhold verify", "problems", len(r.Problems))
-		return nil
-	}
-	return a.State().Write(func(t catalog.Tx) error { return t.SetSetting(verifiedKey, a.Now().UTC().Format(time.RFC3339)) })
 }

@@ -213,8 +213,8 @@ type Checked struct {
 // and all their objects. frame is called for each frame with the contents of
 // its sound objects; the contents are valid during the call only. It returns
 // the position behind the pack's last frame. clean says that nothing may lie
-// beyond upTo.
-func (s *Store) CheckPack(from, upTo Position, clean bool, problem func(Problem), frame func(*pack.Frame, Place, map[seal.ID][]byte) error) (Position, error) {
+// beyond upTo. Of commits up to skip only the frames are read.
+func (s *Store) CheckPack(from, upTo Position, skip uint64, clean bool, problem func(Problem), frame func(*pack.Frame, Place, map[seal.ID][]byte) error) (Position, error) {
 	pos := from
 	f, err := s.openAt(&pos)
 	if err != nil {
@@ -235,7 +235,7 @@ func (s *Store) CheckPack(from, upTo Position, clean bool, problem func(Problem)
 		for i := range fr.Entries {
 			e := &fr.Entries[i]
 			extents = append(extents, extent{e.Offset, e.Offset + e.Sealed})
-			if e.Erased() {
+			if e.Erased() || fr.Number <= skip {
 				continue
 			}
 			b, err := s.read(e, f)

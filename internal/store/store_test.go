@@ -225,7 +225,7 @@ func TestRewriteKeepsPlaces(t *testing.T) {
 		if n > 1 {
 			from.Commit = s.mustCommitBefore(t, n)
 		}
-		if _, err := s.CheckPack(from, s.Position(), true, func(p Problem) { t.Error(p) }, func(*pack.Frame, Place, map[seal.ID][]byte) error { return nil }); err != nil {
+		if _, err := s.CheckPack(from, s.Position(), 0, true, func(p Problem) { t.Error(p) }, func(*pack.Frame, Place, map[seal.ID][]byte) error { return nil }); err != nil {
 			t.Fatal(err)
 		}
 	}

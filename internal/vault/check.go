@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -102,14 +103,27 @@ func (v *Vault) Check(closed bool, problem func(what string)) error {
 	main := &file{v: v, f: f}
 	page := make([]byte, PageSize)
 	pages := int64(-1)
+	var zero []int64
+	// A power cut tears pages that were being copied from the log: those that
+	// are in it are sound.
+	logged := map[int64]bool{}
+	if !closed {
+		if err := v.walkLog(func(fr logFrame) { logged[int64(fr.page)] = true }); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, io.EOF) {
+			return err
+		}
+	}
 	for at := int64(0); at+PageSize <= size; at += PageSize {
 		if n, err := f.ReadAt(page, at); n < len(page) {
 			return fmt.Errorf("read %s: %w", v.name, err)
 		}
 		if allZero(page) {
-			continue // never written; if SQLite uses it, its own check says so
+			zero = append(zero, at/PageSize+1)
+			continue
 		}
 		if v.pages.Open(page, main.pageContext(at)) != nil {
+			if logged[at/PageSize+1] {
+				continue
+			}
 			problem(fmt.Sprintf("page %d does not open", at/PageSize+1))
 			continue
 		}
@@ -120,14 +134,50 @@ func (v *Vault) Check(closed bool, problem func(what string)) error {
 	if !closed {
 		return nil
 	}
-	if pages >= 0 && size != pages*PageSize {
+	if size < PageSize {
+		problem(fmt.Sprintf("%d bytes long: not even a page", size))
+	} else if pages >= 0 && size != pages*PageSize {
 		problem(fmt.Sprintf("%d bytes long where its header says %d", size, pages*PageSize))
+	}
+	if len(zero) > 0 {
+		free := main.freePages()
+		for _, n := range zero {
+			if !free[n] {
+				problem(fmt.Sprintf("page %d is empty and not free", n))
+			}
+		}
 	}
 	if ok, err := durable.Exists(v.fs, v.name+"-wal"); err != nil || ok {
 		problem("a log is there although the database was closed")
 		return err
 	}
 	return nil
+}
+
+// lockPage is the page at 1 GiB, which SQLite never uses.
+const lockPage = 1<<30/PageSize + 1
+
+// freePages returns the pages of the free list that SQLite may leave without
+// content. A list that cannot be read ends early.
+func (f *file) freePages() map[int64]bool {
+	free := map[int64]bool{lockPage: true}
+	page := make([]byte, PageSize)
+	if _, err := f.readPage(page, 0); err != nil {
+		return free
+	}
+	// "Page number of the first freelist trunk page"; a trunk holds the next
+	// one's number, a count, and the numbers of the free pages.
+	seen := map[int64]bool{}
+	for trunk := int64(binary.BigEndian.Uint32(page[32:])); trunk != 0 && !seen[trunk]; trunk = int64(binary.BigEndian.Uint32(page)) {
+		seen[trunk] = true
+		if _, err := f.readPage(page, (trunk-1)*PageSize); err != nil {
+			break
+		}
+		for i := range min(binary.BigEndian.Uint32(page[4:]), PageSize/4-2) {
+			free[int64(binary.BigEndian.Uint32(page[8+4*i:]))] = true
+		}
+	}
+	return free
 }
 
 func allZero(b []byte) bool {

@@ -256,6 +256,80 @@ func TestTransactionLargerThanCache(t *testing.T) {
 	}
 }
 
+// A power cut at each operation of transactions that do not fit into the
+// cache: each is there as a whole or not at all, and what was acknowledged is.
+func TestPowerCutOfLargeTransactions(t *testing.T) {
+	t.Parallel()
+	step := 1
+	if testing.Short() {
+		step = 17
+	}
+	for k := 1; ; k += step {
+		d := crashfs.New()
+		v, err := Open(d, "x.db", key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := v.Connect(Options{Cache: 80, WALPages: 60})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Exec(`CREATE TABLE t(a INTEGER PRIMARY KEY, b TEXT); CREATE TABLE n(n INTEGER); INSERT INTO n VALUES(0)`); err != nil {
+			t.Fatal(err)
+		}
+		// Each transaction changes rows that were spilled before, so that SQLite
+		// rewrites frames; every third is rolled back.
+		transaction := func(i int) error {
+			if err := c.Exec(`BEGIN`); err != nil {
+				return err
+			}
+			for j := range 40 {
+				if err := insert(c, 1000*i+j*7%41); err != nil {
+					return err
+				}
+			}
+			return c.Exec(fmt.Sprintf(`UPDATE t SET b = b || 'x' WHERE a %% 3 = 0; UPDATE n SET n = %d; %s`, i+1, map[bool]string{true: "ROLLBACK", false: "COMMIT"}[i%3 == 1]))
+		}
+		d.StopAt(k)
+		done := 0
+		for done < 4 && transaction(done) == nil {
+			done++
+		}
+		finished := done == 4 && c.Exec(`PRAGMA wal_checkpoint(TRUNCATE)`) == nil
+		d.StopAt(0)
+		after := d.Crash(uint64(k))
+		w, c2, err := open(t, after)
+		if err != nil {
+			t.Fatalf("stop %d: %v", k, err)
+		}
+		last := -1
+		st, _, err := c2.Prepare(`SELECT n FROM n`)
+		if err == nil && st.Step() {
+			last = st.ColumnInt(0)
+			err = st.Close()
+		}
+		rows, cerr := count(c2)
+		// Transaction 1 was rolled back: n goes 0, 1, 3, 4, and each leaves 40 rows.
+		want := map[int]int{0: 0, 1: 40, 3: 80, 4: 120}
+		acked := map[int]int{0: 0, 1: 1, 2: 1, 3: 3, 4: 4}[done]
+		if n, ok := want[last]; err != nil || cerr != nil || !ok || rows != n || last < acked {
+			t.Fatalf("stop %d: %d rows at transaction %d, %d acknowledged: %v %v", k, rows, last, done, err, Explain(cerr))
+		}
+		if err := c2.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Check(true, func(p string) { t.Errorf("stop %d: %s", k, p) }); err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+		v.Close()
+		if finished {
+			t.Logf("%d operations", k)
+			return
+		}
+	}
+}
+
 func FuzzRead(f *testing.F) {
 	d := crashfs.New()
 	v, c, err := open(f, d)

@@ -25,19 +25,22 @@ import (
 
 // Web serves the pages of an archive.
 type Web struct {
-	archive *archive.Archive
-	search  *search.Searcher
-	auth    *auth.Auth
-	log     *slog.Logger
-	ca      []byte // PEM of the internal CA
-	pages   *pages
-	handler http.Handler
+	archive   *archive.Archive
+	search    *search.Searcher
+	auth      *auth.Auth
+	log       *slog.Logger
+	ca        []byte // PEM of the internal CA
+	swappable bool
+	pages     *pages
+	handler   http.Handler
 }
 
 // Options of the door.
 type Options struct {
 	Log *slog.Logger
 	CA  []byte // certificate of the internal CA, to be downloaded
+	// Swappable says that memory, and keys in it, may be written to swap.
+	Swappable bool
 }
 
 // New returns the door of an archive.
@@ -46,7 +49,7 @@ func New(a *archive.Archive, s *search.Searcher, au *auth.Auth, o Options) (*Web
 	if err != nil {
 		return nil, err
 	}
-	w := &Web{archive: a, search: s, auth: au, log: o.Log, ca: o.CA, pages: p}
+	w := &Web{archive: a, search: s, auth: au, log: o.Log, ca: o.CA, swappable: o.Swappable, pages: p}
 	w.handler = w.routes()
 	return w, nil
 }

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/letterhold/letterhold/internal/archive"
 	"github.com/letterhold/letterhold/internal/search"
 )
 
@@ -200,6 +201,41 @@ func TestLocal(t *testing.T) {
 	for in, want := range map[string]string{"/search?q=a": "/search?q=a", "https://x": "/search", "//x": "/search", `/\x`: "/search", "": "/search"} {
 		if got := local(in); got != want {
 			t.Errorf("%q: %q", in, got)
+		}
+	}
+}
+
+// The security page says when everything was sound last, and what was found.
+func TestPostureOfVerifications(t *testing.T) {
+	p, err := loadPages()
+	if err != nil {
+		t.Fatal(err)
+	}
+	created := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	day := func(n int) time.Time { return created.AddDate(0, 0, n) }
+	damage := []archive.Problem{{File: "store/00/00000001.pack", Object: "ab", What: "damaged"}}
+	for _, c := range []struct {
+		d    archive.Verified
+		now  time.Time
+		want string
+	}{
+		{archive.Verified{}, day(3), ""},
+		{archive.Verified{}, day(40), "EV-VER-01"},
+		{archive.Verified{Clean: day(30)}, day(40), "EV-VER-03 2026-01-31"},
+		{archive.Verified{Clean: day(30)}, day(90), "EV-VER-01 2026-01-31"},
+		{archive.Verified{Clean: day(30), Problems: damage}, day(61), "EV-VER-02 store/00/00000001.pack ab: damaged EV-VER-03 2026-01-31"},
+	} {
+		var got []string
+		for _, f := range verification(p.speak("en"), c.d, created, c.now) {
+			got = append(got, f.ID)
+			if f.ID == "EV-VER-02" {
+				got = append(got, f.What)
+			} else if i := strings.Index(f.What, "2026-"); i >= 0 {
+				got = append(got, f.What[i:i+10])
+			}
+		}
+		if g := strings.Join(got, " "); g != c.want {
+			t.Errorf("%+v at %v: %q, want %q", c.d, c.now, g, c.want)
 		}
 	}
 }

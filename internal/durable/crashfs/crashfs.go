@@ -122,6 +122,21 @@ func (d *FS) Crash(seed uint64) *FS {
 	return out
 }
 
+// Copy returns a file system with the same files, all of them durable.
+func (d *FS) Copy() *FS {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := New()
+	for dir := range d.dirs {
+		out.dirs[dir] = true
+	}
+	for n, ino := range d.names {
+		c := &inode{now: slices.Clone(ino.now), synced: slices.Clone(ino.now)}
+		out.names[n], out.durable[n] = c, c
+	}
+	return out
+}
+
 // lose applies a random part of the writes that were not synced.
 func (n *inode) lose(r *rand.Rand) []byte {
 	b := slices.Clone(n.synced)
