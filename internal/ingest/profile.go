@@ -231,7 +231,7 @@ func (p *Profile) open(a *archive.Archive, r *Runner, missed []catalog.Missed, n
 		if err != nil {
 			return nil, err
 		}
-		s := &source.IMAP{Options: o, Credential: r.credential(p, e), Filter: filter, Note: note}
+		s := &source.IMAP{Options: o, Credential: r.credential(p, e), Filter: filter, Note: note, Patience: r.Patience}
 		for _, m := range missed {
 			if m.Tries < maxTries {
 				s.Retry = append(s.Retry, source.Ref{Folder: m.Folder, Validity: m.Validity, UID: m.UID, UIDL: m.UIDL, Size: m.Size})

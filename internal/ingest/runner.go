@@ -18,6 +18,9 @@ import (
 
 // Runner runs profiles of an archive, one run of each at a time.
 type Runner struct {
+	// Patience is how long is waited before connecting again; 0 is a second.
+	Patience time.Duration
+
 	a *archive.Archive
 
 	mu   sync.Mutex
@@ -206,7 +209,8 @@ func (r *Runner) run(ctx context.Context, l *live, p *Profile, who string) (*Out
 		defer in.mu.Unlock()
 		lines = append(lines, catalog.Line{Time: r.a.Now(), Text: fmt.Sprintf(format, args...)})
 	}
-	mailbox, err := r.a.Mailbox(ctx, p.Mailbox, who)
+	whole := context.WithoutCancel(ctx) // what is stored is stored, however soon the run is stopped
+	mailbox, err := r.a.Mailbox(whole, p.Mailbox, who)
 	if err != nil {
 		return nil, err
 	}
@@ -222,7 +226,7 @@ func (r *Runner) run(ctx context.Context, l *live, p *Profile, who string) (*Out
 		lines = nil
 		return storeRun(t, row, s, some)
 	}
-	marks, missed, err := r.begin(ctx, in, p, who)
+	marks, missed, err := r.begin(whole, in, p, who)
 	if err != nil {
 		return nil, err
 	}

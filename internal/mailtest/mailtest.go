@@ -4,6 +4,7 @@
 package mailtest
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -82,7 +83,12 @@ func newKey(t testing.TB) *ecdsa.PrivateKey {
 // it is signed.
 func (a *Authority) Issue(t testing.TB, change func(*x509.Certificate)) tls.Certificate {
 	t.Helper()
-	key := newKey(t)
+	return a.IssueFor(t, newKey(t), change)
+}
+
+// IssueFor is Issue for a key.
+func (a *Authority) IssueFor(t testing.TB, key crypto.Signer, change func(*x509.Certificate)) tls.Certificate {
+	t.Helper()
 	c := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "localhost"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(12 * time.Hour),
 		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
 	if change != nil {

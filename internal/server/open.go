@@ -28,7 +28,7 @@ type Opened struct {
 	Search  *search.Searcher
 	Runner  *ingest.Runner
 
-	life    context.Context // ends when a server stops
+	life   context.Context // ends when a server stops
 	folder *durable.Folder
 	unlock func() error
 }

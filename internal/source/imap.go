@@ -1,6 +1,7 @@
 package source
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,6 +30,7 @@ type IMAP struct {
 	Filter     Filter
 	Retry      []Ref // messages that failed before
 	Note       func(format string, args ...any)
+	Patience   time.Duration // before connecting again; default a second, and longer each time
 }
 
 // Filter says which folders are collected. Patterns are as in path.Match, for
@@ -97,18 +99,24 @@ const (
 // behind the last message that was handed over.
 type imapWalk struct {
 	*IMAP
-	ctx    context.Context
-	marks  Marks
-	yield  func(Item) bool
-	c      *imapclient.Client
-	open   string // folder that is open
-	moved  bool   // something was handed over since the last connection
-	failed int    // connections in a row that brought nothing
+	ctx        context.Context
+	marks      Marks
+	yield      func(Item) bool
+	c          *imapclient.Client
+	folderName string // that is open
+	moved      bool   // something was handed over since the last connection
+	failed     int    // connections in a row that brought nothing
+
+	// A message can be such that the server ends the connection over it. It is
+	// found by asking for fewer at a time, and passed over.
+	asking  []uint32 // what was asked for last
+	limit   int      // how many are asked for at a time
+	strikes map[string]int
 }
 
 // Walk yields the messages that are new since the marks.
 func (s *IMAP) Walk(ctx context.Context, marks Marks, yield func(Item) bool) error {
-	w := &imapWalk{IMAP: s, ctx: ctx, marks: marks, yield: yield}
+	w := &imapWalk{IMAP: s, ctx: ctx, marks: marks, yield: yield, limit: window, strikes: map[string]int{}}
 	defer func() {
 		if w.c != nil {
 			w.c.Close()
@@ -177,20 +185,41 @@ func (w *imapWalk) patiently(fn func() error) error {
 		}
 		if w.c != nil {
 			w.c.Close()
-			w.c, w.open = nil, ""
+			w.c = nil
 		}
-		if w.moved {
+		if w.moved || w.narrow() {
 			w.failed, w.moved = 0, false
 		}
 		if w.failed++; w.failed >= maxAttempts {
 			return fmt.Errorf("%w (after %d connections)", err, w.failed)
 		}
 		w.note("the connection broke, connecting again: %v", err)
-		if err := pause(w.ctx, time.Duration(w.failed)*time.Second); err != nil {
+		if err := pause(w.ctx, time.Duration(w.failed)*cmp.Or(w.Patience, time.Second)); err != nil {
 			return err
 		}
 	}
 }
+
+// narrow makes the next connection ask for fewer messages at a time, and tells
+// whether that is something new to try.
+func (w *imapWalk) narrow() bool {
+	asking := w.asking
+	w.asking = nil
+	switch {
+	case len(asking) > 1:
+		w.limit = 1
+		return true
+	case len(asking) == 1:
+		w.strikes[w.strike(asking[0])]++
+		return true
+	}
+	return false
+}
+
+func (w *imapWalk) strike(uid uint32) string { return fmt.Sprintf("%s %d", w.folderName, uid) }
+
+// maxStrikes is how many connections may end over one message.
+const maxStrikes = 2
 
 func (w *imapWalk) once(fn func() error) (err error) {
 	if w.c == nil {
@@ -255,7 +284,7 @@ func (w *imapWalk) folder(f *imapclient.Folder) error {
 	if st, err = w.c.Examine(f); err != nil {
 		return fmt.Errorf("folder %q: %w", f.Path(), err)
 	}
-	w.open = f.Name
+	w.folderName = f.Name
 	if p.validity != st.UIDValidity {
 		if p.validity != 0 {
 			w.note("folder %q has a new UIDVALIDITY: it is read again", f.Path())
@@ -313,31 +342,50 @@ func (w *imapWalk) emit(i Item) error {
 
 // fetch yields messages by UID, window by window.
 func (w *imapWalk) fetch(f *imapclient.Folder, p place, uids []uint32, again bool) error {
-	for some := range slices.Chunk(uids, window) {
-		about := map[uint32]*imapclient.Message{}
-		if err := w.c.Describe(some, func(m *imapclient.Message) error {
-			about[m.UID] = m
-			return nil
-		}); err != nil {
+	for len(uids) > 0 {
+		n := min(w.limit, len(uids))
+		if err := w.window(f, p, uids[:n], again); err != nil {
 			return err
 		}
-		for len(some) > 0 {
-			n, size := 0, int64(0)
-			for n < len(some) && (n == 0 || size < bodyBatch) {
-				if m := about[some[n]]; m != nil {
-					if m.Size > archive.MaxMessage && n > 0 {
-						break
-					}
-					size += m.Size
-				}
-				n++
-			}
-			if err := w.bodies(f, p, some[:n], about, again); err != nil {
-				return err
-			}
-			some = some[n:]
+		if uids = uids[n:]; w.limit < window {
+			w.limit *= 2 // the bad one lies behind, or there is none
 		}
 	}
+	return nil
+}
+
+func (w *imapWalk) window(f *imapclient.Folder, p place, uids []uint32, again bool) error {
+	if len(uids) == 1 && w.strikes[w.strike(uids[0])] >= maxStrikes {
+		i := w.item(f, p, uids[0], nil, again)
+		i.Err = errors.New("the server ends the connection over this message")
+		return w.emit(i)
+	}
+	about := map[uint32]*imapclient.Message{}
+	w.asking = uids
+	if err := w.c.Describe(uids, func(m *imapclient.Message) error {
+		about[m.UID] = m
+		return nil
+	}); err != nil {
+		return err
+	}
+	for len(uids) > 0 {
+		n, size := 0, int64(0)
+		for n < len(uids) && (n == 0 || size < bodyBatch) {
+			if m := about[uids[n]]; m != nil {
+				if m.Size > archive.MaxMessage && n > 0 {
+					break
+				}
+				size += m.Size
+			}
+			n++
+		}
+		w.asking = uids[:n]
+		if err := w.bodies(f, p, uids[:n], about, again); err != nil {
+			return err
+		}
+		uids = uids[n:]
+	}
+	w.asking = nil
 	return nil
 }
 

@@ -20,7 +20,9 @@ func TestAddresses(t *testing.T) {
 		"169.254.169.254": "never", "fe80::1": "never", "fe80::1%eth0": "never", "fd00:ec2::254": "never", "100.100.100.200": "never", "0.0.0.0": "never", "::": "never", "224.0.0.1": "never", "255.255.255.255": "never",
 		"64:ff9b::7f00:1": "never", "64:ff9b:1::1": "never", "2002:7f00:1::": "never", "2001:0:1::1": "never", "::127.0.0.1": "never", "::ffff:127.0.0.1": "never", "::ffff:93.184.216.34": "never",
 	} {
-		d := &Dialer{Allow: local, Resolve: func(context.Context, string) ([]netip.Addr, error) { return []netip.Addr{netip.MustParseAddr(addr)}, nil }}
+		d := &Dialer{Allow: local, Resolve: func(context.Context, string) ([]netip.Addr, error) {
+			return []netip.Addr{netip.MustParseAddr(addr)}, nil
+		}}
 		for _, host := range []string{addr, "mail.example.org"} {
 			_, err := d.lookup(context.Background(), host)
 			if want == "" && err != nil || want != "" && (err == nil || !errors.Is(err, ErrForbidden) || !strings.Contains(err.Error(), want)) {

@@ -1,0 +1,120 @@
+package imapclient
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"strings"
+	"testing"
+)
+
+func TestUTF7(t *testing.T) {
+	for name, wire := range map[string]string{
+		"INBOX": "INBOX", "Grüße": "Gr&APwA3w-e", "&": "&-", "A&B": "A&-B", "台北": "&U,BTFw-", "日本語": "&ZeVnLIqe-", "~peter/mail/台北/日本語": "~peter/mail/&U,BTFw-/&ZeVnLIqe-", "😀": "&2D3eAA-",
+	} {
+		if got := encodeUTF7(name); got != wire {
+			t.Errorf("%s is written %s, want %s", name, got, wire)
+		}
+		if got := decodeUTF7(wire); got != name {
+			t.Errorf("%s is read %s, want %s", wire, got, name)
+		}
+	}
+	for _, bad := range []string{"&", "&U", "&!-", "&2D0-"} {
+		if got := decodeUTF7(bad); got != bad {
+			t.Errorf("%s is read %s", bad, got)
+		}
+	}
+}
+
+func TestResponses(t *testing.T) {
+	for in, want := range map[string]string{
+		"* 12 FETCH (UID 7 BODY[] {5}\r\nab\r\nc FLAGS (\\Seen $x))\r\n":                                   "7 \"ab\\r\\nc\" [\\Seen $x]",
+		"* 1 FETCH (FLAGS () UID 9 RFC822.SIZE 44 INTERNALDATE \"17-Jul-1996 02:44:25 -0700\")\r\n":        "9 \"\" []",
+		"* 1 FETCH (BODY[HEADER.FIELDS (DATE FROM)] NIL UID 3)\r\n":                                        "3 \"\" []",
+		"* 3 FETCH (UID 4 BODY[] ~{3}\r\n\x00\x01\x02)\r\n":                                                "4 \"\\x00\\x01\\x02\" []",
+		"* 3 FETCH (X-GM-LABELS (\"\\\\Inbox\" \"Gr&APwA3w-e\") X-GM-MSGID 1278455344230334865 UID 5)\r\n": "5 \"\" []",
+	} {
+		r := newReader(strings.NewReader(in))
+		p, err := r.response()
+		if err != nil {
+			t.Errorf("%q: %v", in, err)
+			continue
+		}
+		m, ok, err := parseFetch(p)
+		if err != nil || !ok {
+			t.Errorf("%q: %v %v", in, ok, err)
+			continue
+		}
+		if got := strings.TrimSpace(fmt.Sprintf("%d %q %v", m.UID, m.Body, m.Flags)); got != want {
+			t.Errorf("%q: %s, want %s", in, got, want)
+		}
+	}
+}
+
+// Memory is taken as bytes arrive, not as they are announced.
+func TestLiteralGrows(t *testing.T) {
+	r := newReader(io.MultiReader(strings.NewReader("* 1 FETCH (UID 1 BODY[] {900000000}\r\n"), bytes.NewReader(make([]byte, 100_000))))
+	r.literal = 1 << 30
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, err := r.response()
+	runtime.ReadMemStats(&after)
+	if n := after.TotalAlloc - before.TotalAlloc; n > 2<<20 {
+		t.Errorf("%d bytes were set aside", n)
+	}
+	if !errors.Is(err, io.ErrUnexpectedEOF) || !strings.Contains(err.Error(), "100000 of 900000000") {
+		t.Error(err)
+	}
+}
+
+func TestSet(t *testing.T) {
+	for want, in := range map[string][]uint32{"1": {1}, "1:3": {1, 2, 3}, "1:2,5,7:9": {1, 2, 5, 7, 8, 9}, "4294967294:4294967295": {1<<32 - 2, 1<<32 - 1}} {
+		if got := Set(in); got != want {
+			t.Errorf("%v: %s, want %s", in, got, want)
+		}
+	}
+}
+
+func TestPath(t *testing.T) {
+	for in, want := range map[string]string{
+		"inbox": "INBOX", "Inbox/Sub": "INBOX/Sub", "a/../b": "a/_../b", "..": "_..", "a//b": "a/_/b", "x\x00y\r\nz": "xyz", "😀/ä": "😀/ä", "bad\xff": "bad\uFFFD",
+	} {
+		f := Folder{Name: in, Delim: "/"}
+		if got := f.Path(); got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+	if f := (Folder{Name: "a/b.c", Delim: "."}); f.Path() != "a∕b/c" {
+		t.Errorf("a slash within a name: %q", f.Path())
+	}
+}
+
+func FuzzResponse(f *testing.F) {
+	f.Add([]byte("* 12 FETCH (UID 7 BODY[] {5}\r\nab\r\nc FLAGS (\\Seen))\r\n"))
+	f.Add([]byte("* LIST (\\HasNoChildren) \"/\" \"a b\"\r\nL1 OK [UIDVALIDITY 3] done\r\n+ \r\n"))
+	f.Add([]byte("* NAMESPACE ((\"\" \"/\")) NIL ((\"~\" \"/\"))\r\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r := newReader(bytes.NewReader(b))
+		for range 100 {
+			p, err := r.response()
+			if err != nil {
+				return
+			}
+			if m, ok, err := parseFetch(p); ok && err == nil && int64(len(m.Body)) > int64(len(b)) {
+				t.Fatal("more than arrived")
+			}
+		}
+	})
+}
+
+func FuzzUTF7(f *testing.F) {
+	f.Add("Gr&APwA3w-e")
+	f.Fuzz(func(t *testing.T, s string) {
+		name := decodeUTF7(s)
+		if name != s && decodeUTF7(encodeUTF7(name)) != name {
+			t.Fatalf("%q becomes %q", s, name)
+		}
+	})
+}
