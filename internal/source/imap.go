@@ -290,6 +290,7 @@ func (w *imapWalk) folder(f *imapclient.Folder) error {
 			w.note("folder %q has a new UIDVALIDITY: it is read again", f.Path())
 		}
 		p = place{validity: st.UIDValidity}
+		w.marks[f.Name] = p.String()
 		retry = nil
 	}
 	if err := w.fetch(f, p, retry, true); err != nil {
