@@ -36,7 +36,7 @@ type Catalog struct{ db *database }
 
 // Open opens or creates the catalog.
 func Open(d durable.FS, key seal.Key) (*Catalog, error) {
-	db, err := openDatabase(d, Name, key, shape{newest: catalogSchema}, vault.Options{Cache: 6 << 10, WALPages: 2000})
+	db, err := openDatabase(d, Name, key, shape{newest: catalogSchema}, vault.Options{Cache: 6 << 10, WALPages: 4000})
 	if err != nil {
 		return nil, err
 	}

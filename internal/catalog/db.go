@@ -139,6 +139,9 @@ func (c *conn) rollback() error {
 // maxReaders bounds open connections: each holds a cache of its own.
 const maxReaders = 4
 
+// writerCaches is how many readers' caches the writer's is.
+const writerCaches = 4
+
 // database is a vault with one writer and a few readers.
 type database struct {
 	vault   *vault.Vault
@@ -158,7 +161,10 @@ func openDatabase(d durable.FS, name string, key seal.Key, sh shape, o vault.Opt
 			db.close()
 		}
 	}()
-	if db.writer, err = connect(v, o); err != nil {
+	// Ids are random: the writer needs much of their index at hand.
+	w := o
+	w.Cache *= writerCaches
+	if db.writer, err = connect(v, w); err != nil {
 		return nil, err
 	}
 	for range maxReaders {

@@ -95,8 +95,7 @@ func IsSeparator(line []byte) bool {
 	if !bytes.HasPrefix(line, []byte("From ")) {
 		return false
 	}
-	_, ok := separatorDate(line)
-	return ok
+	return separatorDate(line) != ""
 }
 
 // odd tells a line that is a separator only where other things say so too:
@@ -127,11 +126,12 @@ func Begins(head []byte) bool {
 	return IsSeparator(line) || odd(line) && message.LooksLikeMail(rest)
 }
 
-// separatorDate finds "hh:mm" and a year behind it or a zone and a year.
-func separatorDate(line []byte) (time.Time, bool) {
+// separatorDate finds "hh:mm" and a year behind it, or a zone and a year. It
+// returns the date as it is written; "" if there is none.
+func separatorDate(line []byte) string {
 	line = bytes.TrimRight(line, "\r\n \t")
 	if len(line) > 1000 {
-		return time.Time{}, false
+		return ""
 	}
 	f := strings.Fields(string(line))
 	for i := len(f) - 1; i > 1; i-- {
@@ -141,12 +141,11 @@ func separatorDate(line []byte) (time.Time, bool) {
 		}
 		for _, y := range f[i+1:] {
 			if len(y) == 4 && digits(y) {
-				t, _ := message.ParseDate(strings.Join(f[max(2, i-3):], " "))
-				return t, true
+				return strings.Join(f[max(2, i-3):], " ")
 			}
 		}
 	}
-	return time.Time{}, false
+	return ""
 }
 
 func digits(s string) bool {
@@ -198,12 +197,11 @@ func (r *Reader) Next() (*Message, error) {
 	}
 	r.count++
 	m := &Message{Offset: r.at, Separator: strings.TrimRight(string(r.line), "\r\n")}
-	var dated bool
-	if m.Date, dated = separatorDate(r.line); !dated {
-		if _, date, ok := strings.Cut(strings.TrimPrefix(m.Separator, "From "), " "); ok {
-			m.Date, _ = message.ParseDate(date)
-		}
+	date := separatorDate(r.line)
+	if date == "" {
+		_, date, _ = strings.Cut(strings.TrimPrefix(m.Separator, "From "), " ")
 	}
+	m.Date, _ = message.ParseDate(date)
 	err := r.body(m)
 	return m, err
 }

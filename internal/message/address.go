@@ -123,6 +123,9 @@ var zones = strings.NewReplacer(" UTC", " +0000", " GMT", " +0000", " UT", " +00
 
 // ParseDate reads a date field. ok is false for what no rule understands.
 func ParseDate(v string) (t time.Time, ok bool) {
+	if t, err := time.Parse(time.ANSIC, v); err == nil { // of most separators in mbox files
+		return t, true
+	}
 	if t, err := mail.ParseDate(strings.TrimSpace(zones.Replace(v + " "))); err == nil {
 		return t, true
 	}
