@@ -189,6 +189,7 @@ func (in *intake) archive(ctx context.Context, n int64, i source.Item) {
 				in.cure(i)
 			}
 		})
+		in.tellSource(i, i.Err)
 		return
 	}
 	err := in.a.Enqueue(context.WithoutCancel(ctx), i.Raw, from, func(res archive.Result, err error) {
@@ -233,6 +234,14 @@ func (in *intake) done(n int64, size int, i source.Item, res archive.Result, err
 		}
 		in.cure(i)
 	})
+	in.tellSource(i, err)
+}
+
+// tellSource tells a source that wants to know what became of an item.
+func (in *intake) tellSource(i source.Item, err error) {
+	if i.Done != nil {
+		i.Done(i.Where, err)
+	}
 }
 
 // account counts an item, and stores the run's place now and then.

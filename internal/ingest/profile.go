@@ -224,22 +224,23 @@ func (p *Profile) open(a *archive.Archive, r *Runner, missed []catalog.Missed, n
 	if x := p.Exception; x != nil && !a.Now().Before(x.Until) {
 		return nil, ErrException
 	}
-	filter := source.Filter{Include: p.Include, Exclude: p.Exclude}
-	switch e.scheme {
-	case "imap", "imaps":
-		o, err := p.options(e, a.Now)
-		if err != nil {
-			return nil, err
-		}
-		s := &source.IMAP{Options: o, Credential: r.credential(p, e), Filter: filter, Note: note, Patience: r.Patience}
-		for _, m := range missed {
-			if m.Tries < maxTries {
-				s.Retry = append(s.Retry, source.Ref{Folder: m.Folder, Validity: m.Validity, UID: m.UID, UIDL: m.UIDL, Size: m.Size})
-			}
-		}
-		return s, nil
+	if e.scheme == "folder" {
+		return &source.Drop{Dir: e.path}, nil
 	}
-	return nil, fmt.Errorf("source %s: not known", e.scheme)
+	o, err := p.options(e, a.Now)
+	if err != nil {
+		return nil, err
+	}
+	var retry []source.Ref
+	for _, m := range missed {
+		if m.Tries < maxTries {
+			retry = append(retry, source.Ref{Folder: m.Folder, Validity: m.Validity, UID: m.UID, UIDL: m.UIDL, Size: m.Size})
+		}
+	}
+	if strings.HasPrefix(e.scheme, "pop3") {
+		return &source.POP3{Options: o, Credential: r.credential(p, e), Retry: retry, Note: note, Patience: r.Patience}, nil
+	}
+	return &source.IMAP{Options: o, Credential: r.credential(p, e), Filter: source.Filter{Include: p.Include, Exclude: p.Exclude}, Retry: retry, Note: note, Patience: r.Patience}, nil
 }
 
 // maxTries is how often a message that fails is tried by itself.

@@ -396,3 +396,80 @@ func TestExceptionEnds(t *testing.T) {
 		t.Errorf("%+v", out)
 	}
 }
+
+func TestPOP3(t *testing.T) {
+	w := newWorld(t)
+	for i := range 20 {
+		w.d.Put(t, "alice", "", fmt.Sprintf("%d.m:2,", i), mail(i))
+	}
+	dotted := []byte("From: a@example.org\nSubject: dots\n\n.\n..\n.x\n\xe4\xf6 8 bit\n")
+	w.d.Put(t, "alice", "", "dots.m:2,", dotted)
+	for scheme, port := range map[string]int{"pop3s": w.d.POP3S, "pop3": w.d.POP3} {
+		p := w.profile(t, port, func(p *ingest.Profile) {
+			p.From, p.Mailbox = fmt.Sprintf("%s://alice@localhost:%d", scheme, port), scheme
+		})
+		out := w.run(t, p)
+		if out.State != catalog.RunDone || out.Archived+out.Present != 21 {
+			t.Errorf("%s: %+v %v", scheme, out.Counts, out.Error)
+		}
+		w.exact(t, dotted)
+		w.want(t, w.run(t, p), catalog.RunDone, 0, 0, 0)
+		test, err := w.r.Test(ctx, p)
+		if err != nil || len(test.Steps) != 5 || !test.Steps[4].OK {
+			t.Errorf("%s: %+v %v", scheme, test, err)
+		}
+	}
+	w.d.Put(t, "alice", "", "new.m:2,", mail(300))
+	port := startCutter(t, w.d.POP3S, func(c int) int64 { return int64(2500 + 700*c) })
+	p := w.profile(t, port, func(p *ingest.Profile) {
+		p.From, p.Mailbox = fmt.Sprintf("pop3s://alice@localhost:%d", port), "cut"
+	})
+	var all int64
+	for range 40 {
+		out := w.run(t, p)
+		all += out.Archived + out.Present
+		if out.State == catalog.RunDone {
+			break
+		}
+	}
+	if all != 22 {
+		t.Errorf("%d messages over broken connections", all)
+	}
+}
+
+func TestDropFolder(t *testing.T) {
+	a := mailtest.Archive(t, nil)
+	r := ingest.NewRunner(a)
+	t.Cleanup(r.Close)
+	dir := t.TempDir()
+	old := time.Now().Add(-time.Minute)
+	put := func(name string, b []byte) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		os.Chtimes(filepath.Join(dir, name), old, old)
+	}
+	put("one.eml", mail(1))
+	put("two.mbox", []byte("From x Thu Mar 12 09:14:00 2026\n"+string(mail(2))+"\n\nFrom x Thu Mar 12 09:14:00 2026\n"+string(mail(3))+"\n"))
+	put("cut.zip", []byte("PK\x03\x04 and no more"))
+	put("growing.eml", mail(4))
+	os.Chtimes(filepath.Join(dir, "growing.eml"), time.Now(), time.Now())
+	p := &ingest.Profile{Name: "drop", Enabled: true, From: "folder:" + dir, Mailbox: "m"}
+	if err := ingest.Save(a, p, nil, "test"); err != nil {
+		t.Fatal(err)
+	}
+	w := &world{a: a, r: r}
+	w.want(t, w.run(t, p), catalog.RunPartial, 3, 0, 1)
+	for _, name := range []string{"done/one.eml", "done/two.mbox", "failed/cut.zip", "failed/cut.zip.reason.txt", "growing.eml"} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
+			t.Error(err)
+		}
+	}
+	os.Chtimes(filepath.Join(dir, "growing.eml"), old, old)
+	put("one.eml", mail(1))
+	w.want(t, w.run(t, p), catalog.RunDone, 1, 1, 0)
+	if _, err := os.Stat(filepath.Join(dir, "done/one.eml (2)")); err != nil {
+		t.Error(err)
+	}
+}

@@ -2,8 +2,10 @@ package ingest
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -11,6 +13,7 @@ import (
 	"github.com/letterhold/letterhold/internal/archive"
 	"github.com/letterhold/letterhold/internal/catalog"
 	"github.com/letterhold/letterhold/internal/imapclient"
+	"github.com/letterhold/letterhold/internal/pop3client"
 	"github.com/letterhold/letterhold/internal/seal"
 	"github.com/letterhold/letterhold/internal/source"
 	"github.com/letterhold/letterhold/internal/tlsconf"
@@ -392,8 +395,57 @@ func (r *Runner) Test(ctx context.Context, p *Profile) (*Tested, error) {
 	switch s := src.(type) {
 	case *source.IMAP:
 		return t, testIMAP(ctx, t, e, s)
+	case *source.POP3:
+		return t, testPOP3(ctx, t, e, s)
 	}
-	return t, nil
+	return t, testFolder(t, e)
+}
+
+func testFolder(t *Tested, e endpoint) error {
+	es, err := os.ReadDir(e.path)
+	if err != nil {
+		t.Steps = append(t.Steps, Check{tlsconf.StepFolders, false, err.Error()})
+		return nil
+	}
+	t.Steps = append(t.Steps, Check{tlsconf.StepFolders, true, fmt.Sprintf("%d files and folders", len(es))})
+	return nil
+}
+
+func testPOP3(ctx context.Context, t *Tested, e endpoint, s *source.POP3) error {
+	c, err := pop3client.Dial(ctx, s.Options)
+	if c != nil {
+		t.show(c.Chain)
+	}
+	if err != nil {
+		return t.fails(err)
+	}
+	defer c.Close()
+	t.connected(e, c.Protocol)
+	cr, err := s.Credential(ctx)
+	if err == nil {
+		err = c.SignIn(cr)
+	}
+	if err != nil {
+		return t.fails(tlsconf.At(tlsconf.StepSignIn, err))
+	}
+	t.Steps = append(t.Steps, Check{tlsconf.StepSignIn, true, "as " + cr.User})
+	ms, err := c.List()
+	if err != nil {
+		return t.fails(err)
+	}
+	t.Folders = append(t.Folders, TestedFolder{Name: "INBOX", Messages: uint32(len(ms))})
+	t.Steps = append(t.Steps, Check{tlsconf.StepFolders, true, fmt.Sprintf("%d messages", len(ms))})
+	return nil
+}
+
+func (t *Tested) show(chain []*x509.Certificate) {
+	for _, x := range chain {
+		t.Chain = append(t.Chain, Shown{x.Subject.String(), x.Issuer.String(), x.NotAfter, tlsconf.PinOf(x)})
+	}
+}
+
+func (t *Tested) connected(e endpoint, protocol string) {
+	t.Steps = append(t.Steps, Check{tlsconf.StepDNS, true, e.host}, Check{tlsconf.StepTCP, true, fmt.Sprintf("port %d", e.port)}, Check{tlsconf.StepTLS, true, protocol})
 }
 
 // steps of a connection, in order.
@@ -420,15 +472,13 @@ func (t *Tested) fails(err error) error {
 func testIMAP(ctx context.Context, t *Tested, e endpoint, s *source.IMAP) error {
 	c, err := imapclient.Dial(ctx, s.Options)
 	if c != nil {
-		for _, x := range c.Chain {
-			t.Chain = append(t.Chain, Shown{x.Subject.String(), x.Issuer.String(), x.NotAfter, tlsconf.PinOf(x)})
-		}
+		t.show(c.Chain)
 	}
 	if err != nil {
 		return t.fails(err)
 	}
 	defer c.Close()
-	t.Steps = append(t.Steps, Check{tlsconf.StepDNS, true, e.host}, Check{tlsconf.StepTCP, true, fmt.Sprintf("port %d", e.port)}, Check{tlsconf.StepTLS, true, c.Protocol})
+	t.connected(e, c.Protocol)
 	cr, err := s.Credential(ctx)
 	if err == nil {
 		err = c.SignIn(cr)

@@ -44,6 +44,10 @@ type Item struct {
 	Ref    Ref      // how to find it again
 	Again  bool     // it failed before and is tried again
 	Quiet  bool     // it is only a mark, no message
+
+	// Done, if set, is called once the item is accounted for: archived and
+	// durable, or failed.
+	Done func(where string, err error)
 }
 
 // Mark is how far a source has been read, for one of its folders or files.
