@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -17,8 +16,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/letterhold/letterhold/internal/archive"
-	"github.com/letterhold/letterhold/internal/catalog"
 	"github.com/letterhold/letterhold/internal/ingest"
+	"github.com/letterhold/letterhold/internal/posture"
 	"github.com/letterhold/letterhold/internal/sample"
 	"github.com/letterhold/letterhold/internal/seal"
 	"github.com/letterhold/letterhold/internal/server"
@@ -71,7 +70,7 @@ func (e *env) serve(ctx context.Context, https string, level slog.Level) error {
 		return err
 	}
 	log := slog.New(slog.NewTextHandler(e.stderr, &slog.HandlerOptions{Level: level}))
-	o := server.Options{HTTPS: https, Log: log, Execute: e.execute, Ready: func(url string) { e.printf("ready %s\n", url) }}
+	o := server.Options{HTTPS: https, KeyFile: e.knownKey(), Log: log, Execute: e.execute, Ready: func(url string) { e.printf("ready %s\n", url) }}
 	open := func(s seal.Secret) (*server.Opened, error) {
 		return server.OpenArchive(dir, func() (seal.Secret, error) { return s, nil }, archive.Options{Log: log})
 	}
@@ -200,7 +199,7 @@ func (e *env) try(ctx context.Context, dir, https string, paths []string) error 
 		return errors.Join(err, x.Close())
 	}
 	var s *server.Server
-	s, err = server.New(x, server.Options{HTTPS: https, Log: log, Execute: e.execute, Ready: func(url string) {
+	s, err = server.New(x, server.Options{HTTPS: https, KeyFile: e.knownKey(), Log: log, Execute: e.execute, Ready: func(url string) {
 		link, err := s.Link(url, mailbox)
 		if err != nil {
 			fmt.Fprintf(e.stderr, "letterhold: no sign-in link: %v\n", err)
@@ -349,91 +348,48 @@ func configCmd(e *env) *cobra.Command {
 func doctorCmd(e *env) *cobra.Command {
 	var js bool
 	c := &cobra.Command{
-		Use: "doctor", Short: "Look for what is weak or wrong around the archive", Args: cobra.NoArgs,
+		Use: "doctor", Aliases: []string{"posture"}, Short: "Look for what is weaker than it should be, and grade it", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			dir, err := e.archiveDir()
-			if err != nil {
-				return err
-			}
-			return e.with(c.Context(), func(o *server.Opened) error { return e.doctor(c.Context(), o, dir, js) })
+			return e.with(c.Context(), func(o *server.Opened) error { return e.doctor(c.Context(), o, js) })
 		},
 	}
 	c.Flags().BoolVar(&js, "json", false, "print JSON")
 	return c
 }
 
-type findingJSON struct {
-	ID    string `json:"id"`
-	State string `json:"state"`
-	What  string `json:"what"`
-	Fix   string `json:"fix"`
+// knownKey is the path of the key file, or "".
+func (e *env) knownKey() string {
+	if e.keyFile == "" {
+		return ""
+	}
+	return e.path(e.keyFile)
 }
 
-func (e *env) doctor(ctx context.Context, o *server.Opened, dir string, js bool) error {
-	out := []findingJSON{}
-	add := func(id, state, what, fix string) { out = append(out, findingJSON{id, state, what, fix}) }
-	if fi, err := os.Stat(dir); err == nil && fi.Mode().Perm()&0o077 != 0 {
-		add("REST-MODE-01", "Warning", fmt.Sprintf("the archive's folder is open to others (mode %o)", fi.Mode().Perm()), "chmod 700 "+dir)
-	}
-	if e.keyFile != "" {
-		if fi, err := os.Stat(e.path(e.keyFile)); err == nil && fi.Mode().Perm()&0o077 != 0 {
-			add("REST-KEY-01", "Warning", fmt.Sprintf("the key file is open to others (mode %o)", fi.Mode().Perm()), "chmod 400 "+e.path(e.keyFile))
-		}
-		if sameDevice(dir, e.path(e.keyFile)) {
-			add("REST-KEY-02", "Information", "the key file lies on the same device as the archive: whoever takes the disk has both", "keep it on another device, or use a systemd credential or a passphrase")
-		}
-	}
-	if e.open != nil && server.Swappable() { // the server, which has the keys for long
-		add("REST-SWAP-01", "Warning", "the server's memory, with keys and mail, may be written to swap", "encrypt the swap, or let the server lock its memory: LimitMEMLOCK=infinity in the unit")
-	}
-	slots := o.Archive.Slots()
-	if !slices.ContainsFunc(slots, func(s seal.Slot) bool { return s.Kind == seal.KindRecovery }) {
-		add("REST-SLOT-01", "Warning", "there is no recovery key: if the key is lost, so is the mail", "letterhold key rotate --root prints a new one")
-	}
-	if behind, err := o.Index.Behind(ctx); err != nil {
-		add("IDX-01", "Critical", "the index does not follow: "+err.Error(), "letterhold repair index")
-	} else if behind > 0 {
-		add("IDX-02", "Information", fmt.Sprintf("%d changes are not searchable yet", behind), "the index is catching up")
-	}
-	var runs []catalog.Run
-	if err := o.Archive.State().View(ctx, func(v catalog.View) (err error) {
-		runs, err = v.Runs(20)
-		return err
-	}); err != nil {
-		return err
-	}
-	for _, r := range runs {
-		switch r.State {
-		case catalog.RunRunning:
-			add("RUN-01", "Warning", fmt.Sprintf("the import begun %s has not ended", r.Started.Format(time.RFC3339)), "start the same import again; it goes on where it was")
-		case catalog.RunPartial, catalog.RunFailed:
-			add("RUN-02", "Warning", fmt.Sprintf("the import of %s left %d messages out", r.Started.Format(time.RFC3339), r.Failed), "its report names them; import them again")
-		}
-	}
-	verified, err := o.Archive.Verified(ctx)
+func (e *env) doctor(ctx context.Context, o *server.Opened, js bool) error {
+	r, err := o.Posture(ctx, e.knownKey())
 	if err != nil {
 		return err
 	}
-	for _, p := range verified.Problems {
-		add("EV-VER-02", "Critical", fmt.Sprintf("found by the verification begun %s: %s %s: %s", verified.Began.Format(time.RFC3339), p.File, p.Object, p.What), "keep the folder as it is; `letterhold verify` lists everything; restore from a backup")
-	}
-	const overdue = 35 * 24 * time.Hour // a month and a bit
-	switch since := verified.Clean; {
-	case !since.IsZero() && o.Archive.Now().Sub(since) > overdue:
-		add("EV-VER-01", "Warning", "everything was last found as it was written on "+since.Format(time.RFC3339), "the server verifies every 30 days: leave it running")
-	case !since.IsZero():
-		add("EV-VER-03", "Information", "everything was found as it was written on "+since.Format(time.RFC3339), "nothing to do")
-	case o.Archive.Now().Sub(o.Archive.About().Created) > overdue:
-		add("EV-VER-01", "Warning", "the archive has never been verified by the server", "it does so every 30 days: leave it running")
-	}
 	if js {
-		return e.printJSON(map[string]any{"findings": out})
+		return e.printJSON(r)
 	}
-	for _, f := range out {
-		e.printf("%-11s %s: %s\n            %s\n", f.State, f.ID, f.What, f.Fix)
+	say, err := posture.Speak("en")
+	if err != nil {
+		return err
 	}
-	if len(out) == 0 {
+	for i := range r.Findings {
+		f := &r.Findings[i]
+		e.printf("%-11s %s: %s\n            %s\n            %s\n", f.State, f.ID, say.What(f), say.Why(f), say.Fix(f))
+		if !f.Escalates.IsZero() {
+			e.printf("            gets worse on %s\n", f.Escalates.Format(time.DateOnly))
+		}
+	}
+	if len(r.Findings) == 0 {
 		e.printf("Nothing found.\n")
 	}
+	if !r.Verified.IsZero() {
+		e.printf("Everything was last found as it was written on %s.\n", r.Verified.Format(time.RFC3339))
+	}
+	e.printf("grade %s (%d of 100)\n", r.Grade, r.Score)
 	return nil
 }

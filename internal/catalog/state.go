@@ -242,6 +242,15 @@ func (v View) User(name string) (*User, error) { return v.user(`name = ?`, name)
 // UserByID returns a user by id.
 func (v View) UserByID(id int64) (*User, error) { return v.user(`id = ?`, id) }
 
+// WithRole returns the names of the users who have a role.
+func (v View) WithRole(role string) (names []string, err error) {
+	err = v.c.query(`SELECT u.name FROM users u JOIN roles r ON r.user = u.id WHERE r.role = ? ORDER BY u.name`, func(s *sqlite3.Stmt) error {
+		names = append(names, s.ColumnText(0))
+		return nil
+	}, role)
+	return names, err
+}
+
 // Users counts users.
 func (v View) Users() (int64, error) {
 	n, _, err := v.c.number(`SELECT count(*) FROM users`)

@@ -10,9 +10,12 @@ import (
 	"path/filepath"
 
 	"github.com/letterhold/letterhold/internal/archive"
+	"github.com/letterhold/letterhold/internal/auth"
+	"github.com/letterhold/letterhold/internal/catalog"
 	"github.com/letterhold/letterhold/internal/durable"
 	"github.com/letterhold/letterhold/internal/index"
 	"github.com/letterhold/letterhold/internal/ingest"
+	"github.com/letterhold/letterhold/internal/posture"
 	"github.com/letterhold/letterhold/internal/seal"
 	"github.com/letterhold/letterhold/internal/search"
 )
@@ -71,6 +74,21 @@ func OpenArchive(dir string, secret func() (seal.Secret, error), o archive.Optio
 	x.Search = search.New(x.Archive, x.Index)
 	x.Runner = ingest.NewRunner(x.Archive)
 	return x, nil
+}
+
+// Posture looks for what is weaker than it should be. keyFile is "" if it is
+// not known.
+func (x *Opened) Posture(ctx context.Context, keyFile string) (*posture.Report, error) {
+	around := posture.Around{Dir: x.Dir, KeyFile: keyFile, SameDisk: keyFile != "" && sameDevice(x.Dir, keyFile)}
+	// A short command ends before anything is swapped.
+	around.Swappable = x.life != nil && Swappable()
+	if err := x.Archive.State().View(ctx, func(v catalog.View) (err error) {
+		around.Passwords, err = v.WithRole(auth.RoleAdministrator)
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	return posture.Look(ctx, x.Archive, x.Index, around)
 }
 
 // Lifetime is the context of what goes on when a command line has ended.

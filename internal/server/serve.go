@@ -18,6 +18,7 @@ import (
 	"github.com/letterhold/letterhold/internal/archive"
 	"github.com/letterhold/letterhold/internal/auth"
 	"github.com/letterhold/letterhold/internal/catalog"
+	"github.com/letterhold/letterhold/internal/posture"
 	"github.com/letterhold/letterhold/internal/seal"
 	"github.com/letterhold/letterhold/internal/tlsconf"
 	"github.com/letterhold/letterhold/internal/web"
@@ -25,6 +26,7 @@ import (
 
 // Options of a server.
 type Options struct {
+	KeyFile string // "" if it is not known
 	HTTPS   string // address to listen on
 	Log     *slog.Logger
 	Execute func(o *Opened) Execute // runs command lines of the local socket
@@ -136,7 +138,7 @@ func (s *Server) enter(x *Opened) error {
 		return err
 	}
 	s.auth = auth.New(x.Archive, labels(hosts(s.o.HTTPS))...)
-	w, err := web.New(x.Archive, x.Search, s.auth, web.Options{Log: s.o.Log, CA: ca.PEM(), Swappable: Swappable()})
+	w, err := web.New(x.Archive, x.Search, s.auth, web.Options{Log: s.o.Log, CA: ca.PEM(), Posture: func(ctx context.Context) (*posture.Report, error) { return x.Posture(ctx, s.o.KeyFile) }})
 	if err != nil {
 		return err
 	}

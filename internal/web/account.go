@@ -6,9 +6,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/letterhold/letterhold/internal/archive"
 	"github.com/letterhold/letterhold/internal/auth"
 	"github.com/letterhold/letterhold/internal/catalog"
+	"github.com/letterhold/letterhold/internal/posture"
 )
 
 // formView is a form with what was entered and what is wrong with it.
@@ -187,53 +187,39 @@ func setKeys(rw http.ResponseWriter, on bool) {
 }
 
 // postureView lists what is weaker than it should be.
-type postureView struct{ Findings []finding }
+type postureView struct {
+	Grade    string
+	Score    int
+	Verified time.Time // when everything was last found as it was written
+	Findings []finding
+}
 
 type finding struct {
 	ID, State, Group string
+	Name             string // of the state
 	What, Why, Fix   string
+	Since, Escalates time.Time
+	Affects          string
+	Accepted         string
+	Until            time.Time
 }
 
-// posturePage reads live state: each finding is there because something is so.
 func (w *Web) posturePage(r *request) error {
-	v := postureView{}
-	// Second factors come with People and rights; until then every
-	// administrator is without one.
-	v.Findings = append(v.Findings, finding{"ID-MFA-01", "warning", "identity", r.lang.T("posture.mfa.what", "Name", r.who.Name), r.lang.T("posture.mfa.why"), r.lang.T("posture.mfa.fix")})
-	if w.swappable {
-		v.Findings = append(v.Findings, finding{"REST-SWAP-01", "warning", "rest", r.lang.T("posture.swap.what"), r.lang.T("posture.swap.why"), r.lang.T("posture.swap.fix")})
-	}
-	verified, err := w.archive.Verified(r.Context())
+	report, err := w.posture(r.Context())
 	if err != nil {
 		return err
 	}
-	v.Findings = append(v.Findings, verification(r.lang, verified, w.archive.About().Created, w.archive.Now())...)
-	acts, err := w.archive.Catalog().Acts(r.Context(), 20, archive.ContentActs...)
+	say, err := posture.Speak(r.lang.Code)
 	if err != nil {
 		return err
 	}
-	for _, a := range acts {
-		v.Findings = append(v.Findings, finding{"EV-OWN-01", "information", "evidence", r.lang.T("posture.owner.what", "When", a.Time.Format("2006-01-02 15:04 UTC")), r.lang.T("posture.owner.why"), r.lang.T("posture.owner.fix")})
+	v := postureView{Grade: report.Grade, Score: report.Score, Verified: report.Verified}
+	for i := range report.Findings {
+		f := &report.Findings[i]
+		v.Findings = append(v.Findings, finding{
+			ID: f.ID, State: strings.ToLower(string(f.State)), Group: say.Group(f.Group), Name: say.State(f.State), What: say.What(f), Why: say.Why(f), Fix: say.Fix(f),
+			Since: f.Since, Escalates: f.Escalates, Affects: strings.Join(f.Affects, ", "), Accepted: f.AcceptedBy, Until: f.AcceptedUntil,
+		})
 	}
 	return w.show(r, http.StatusOK, "posture", v)
-}
-
-// overdue is the age from which a verification is missing: a month and a bit.
-const overdue = 35 * 24 * time.Hour
-
-// verification says what the last verifications found.
-func verification(l *speech, d archive.Verified, created, now time.Time) (out []finding) {
-	day := func(t time.Time) string { return t.Format("2006-01-02 15:04 UTC") }
-	for _, p := range d.Problems {
-		out = append(out, finding{"EV-VER-02", "critical", "evidence", strings.TrimSpace(p.File+" "+p.Object) + ": " + p.What, l.T("posture.damage.why"), l.T("posture.damage.fix")})
-	}
-	switch {
-	case !d.Clean.IsZero() && now.Sub(d.Clean) < overdue:
-		out = append(out, finding{"EV-VER-03", "information", "evidence", l.T("posture.verified.what", "When", day(d.Clean)), l.T("posture.verified.why"), ""})
-	case !d.Clean.IsZero():
-		out = append(out, finding{"EV-VER-01", "warning", "evidence", l.T("posture.overdue.what", "When", day(d.Clean)), l.T("posture.verified.why"), l.T("posture.overdue.fix")})
-	case now.Sub(created) >= overdue:
-		out = append(out, finding{"EV-VER-01", "warning", "evidence", l.T("posture.unverified.what"), l.T("posture.verified.why"), l.T("posture.overdue.fix")})
-	}
-	return out
 }

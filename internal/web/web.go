@@ -20,27 +20,28 @@ import (
 
 	"github.com/letterhold/letterhold/internal/archive"
 	"github.com/letterhold/letterhold/internal/auth"
+	"github.com/letterhold/letterhold/internal/posture"
 	"github.com/letterhold/letterhold/internal/search"
 )
 
 // Web serves the pages of an archive.
 type Web struct {
-	archive   *archive.Archive
-	search    *search.Searcher
-	auth      *auth.Auth
-	log       *slog.Logger
-	ca        []byte // PEM of the internal CA
-	swappable bool
-	pages     *pages
-	handler   http.Handler
+	archive *archive.Archive
+	search  *search.Searcher
+	auth    *auth.Auth
+	log     *slog.Logger
+	ca      []byte // PEM of the internal CA
+	posture func(context.Context) (*posture.Report, error)
+	pages   *pages
+	handler http.Handler
 }
 
 // Options of the door.
 type Options struct {
 	Log *slog.Logger
 	CA  []byte // certificate of the internal CA, to be downloaded
-	// Swappable says that memory, and keys in it, may be written to swap.
-	Swappable bool
+	// Posture looks for what is weaker than it should be.
+	Posture func(context.Context) (*posture.Report, error)
 }
 
 // New returns the door of an archive.
@@ -49,7 +50,7 @@ func New(a *archive.Archive, s *search.Searcher, au *auth.Auth, o Options) (*Web
 	if err != nil {
 		return nil, err
 	}
-	w := &Web{archive: a, search: s, auth: au, log: o.Log, ca: o.CA, swappable: o.Swappable, pages: p}
+	w := &Web{archive: a, search: s, auth: au, log: o.Log, ca: o.CA, posture: o.Posture, pages: p}
 	w.handler = w.routes()
 	return w, nil
 }

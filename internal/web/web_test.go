@@ -14,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/letterhold/letterhold/internal/archive"
 	"github.com/letterhold/letterhold/internal/search"
 )
 
@@ -30,7 +29,7 @@ func views() map[string][]any {
 	return map[string][]any{
 		"search": {searchView{Empty: true, Exact: true}, full, searchView{Problem: "p"}, searchView{Total: 10000}}, "message": {m, &text}, "source": {sourceView{ID: "1", Text: "x"}, sourceView{Fields: []fieldView{{"a", "b"}}}},
 		"signin": {form, formView{}}, "welcome": {form}, "settings": {form, formView{}}, "unlock": {form}, "error": {errorView{404, "t", "w"}}, "help": {nil},
-		"posture": {postureView{[]finding{{"ID-1", "warning", "identity", "a", "b", "c"}, {"ID-2", "information", "evidence", "a", "b", "c"}}}},
+		"posture": {postureView{}, postureView{Grade: "B", Score: 80, Verified: time.Unix(0, 0), Findings: []finding{{ID: "ID-1", State: "warning", What: "a"}, {ID: "ID-2", State: "information", Fix: "c", Escalates: time.Unix(0, 0), Accepted: "a"}}}},
 	}
 }
 
@@ -201,41 +200,6 @@ func TestLocal(t *testing.T) {
 	for in, want := range map[string]string{"/search?q=a": "/search?q=a", "https://x": "/search", "//x": "/search", `/\x`: "/search", "": "/search"} {
 		if got := local(in); got != want {
 			t.Errorf("%q: %q", in, got)
-		}
-	}
-}
-
-// The security page says when everything was sound last, and what was found.
-func TestPostureOfVerifications(t *testing.T) {
-	p, err := loadPages()
-	if err != nil {
-		t.Fatal(err)
-	}
-	created := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	day := func(n int) time.Time { return created.AddDate(0, 0, n) }
-	damage := []archive.Problem{{File: "store/00/00000001.pack", Object: "ab", What: "damaged"}}
-	for _, c := range []struct {
-		d    archive.Verified
-		now  time.Time
-		want string
-	}{
-		{archive.Verified{}, day(3), ""},
-		{archive.Verified{}, day(40), "EV-VER-01"},
-		{archive.Verified{Clean: day(30)}, day(40), "EV-VER-03 2026-01-31"},
-		{archive.Verified{Clean: day(30)}, day(90), "EV-VER-01 2026-01-31"},
-		{archive.Verified{Clean: day(30), Problems: damage}, day(61), "EV-VER-02 store/00/00000001.pack ab: damaged EV-VER-03 2026-01-31"},
-	} {
-		var got []string
-		for _, f := range verification(p.speak("en"), c.d, created, c.now) {
-			got = append(got, f.ID)
-			if f.ID == "EV-VER-02" {
-				got = append(got, f.What)
-			} else if i := strings.Index(f.What, "2026-"); i >= 0 {
-				got = append(got, f.What[i:i+10])
-			}
-		}
-		if g := strings.Join(got, " "); g != c.want {
-			t.Errorf("%+v at %v: %q, want %q", c.d, c.now, g, c.want)
 		}
 	}
 }
