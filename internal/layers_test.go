@@ -16,7 +16,7 @@ var rows = [][]string{
 	{"archive", "catalog"},
 	{"search", "index", "auth"},
 	{"posture", "ingest", "source", "export"},
-	{"web"},
+	{"web", "journal"},
 	{"server"},
 	{"mailtest"}, // for tests
 }
