@@ -276,7 +276,7 @@ func (l *look) profiles() error {
 // warning, and then it is critical until the profile rests.
 func exception(p *ingest.Profile, now time.Time) Finding {
 	x := p.Exception
-	third := x.Until.Sub(x.Since) / 3
+	third := (x.Until.Sub(x.Since) / 3).Truncate(time.Second)
 	f := Finding{ID: "OUT-TLS-02", Group: InTransit, Affects: []string{"profile " + p.Name}, Since: x.Since, AcceptedBy: x.Owner, AcceptedUntil: x.Until,
 		args: map[string]any{"Name": p.Name, "Owner": x.Owner, "Reason": x.Reason, "Until": x.Until.UTC().Format(time.DateOnly)}}
 	if x.Kind == ingest.Cleartext {

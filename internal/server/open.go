@@ -3,6 +3,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,9 +32,10 @@ type Opened struct {
 	Search  *search.Searcher
 	Runner  *ingest.Runner
 
-	life   context.Context // ends when a server stops
-	folder *durable.Folder
-	unlock func() error
+	life    context.Context // ends when a server stops
+	keyFile string          // that a server knows
+	folder  *durable.Folder
+	unlock  func() error
 }
 
 // OpenArchive takes the archive in dir for this process and opens it with the
@@ -76,9 +78,10 @@ func OpenArchive(dir string, secret func() (seal.Secret, error), o archive.Optio
 	return x, nil
 }
 
-// Posture looks for what is weaker than it should be. keyFile is "" if it is
-// not known.
+// Posture looks for what is weaker than it should be. keyFile is "" if only the
+// server may know it.
 func (x *Opened) Posture(ctx context.Context, keyFile string) (*posture.Report, error) {
+	keyFile = cmp.Or(keyFile, x.keyFile)
 	around := posture.Around{Dir: x.Dir, KeyFile: keyFile, SameDisk: keyFile != "" && sameDevice(x.Dir, keyFile)}
 	// A short command ends before anything is swapped.
 	around.Swappable = x.life != nil && Swappable()

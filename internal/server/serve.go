@@ -138,13 +138,13 @@ func (s *Server) enter(x *Opened) error {
 		return err
 	}
 	s.auth = auth.New(x.Archive, labels(hosts(s.o.HTTPS))...)
-	w, err := web.New(x.Archive, x.Search, s.auth, web.Options{Log: s.o.Log, CA: ca.PEM(), Posture: func(ctx context.Context) (*posture.Report, error) { return x.Posture(ctx, s.o.KeyFile) }})
+	w, err := web.New(x.Archive, x.Search, s.auth, web.Options{Log: s.o.Log, CA: ca.PEM(), Runner: x.Runner, Posture: func(ctx context.Context) (*posture.Report, error) { return x.Posture(ctx, "") }})
 	if err != nil {
 		return err
 	}
 	var h http.Handler = w
 	s.door.Store(&h)
-	x.life = s.life
+	x.life, x.keyFile = s.life, s.o.KeyFile
 	s.opened.Store(x)
 	return nil
 }

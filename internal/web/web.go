@@ -20,6 +20,7 @@ import (
 
 	"github.com/letterhold/letterhold/internal/archive"
 	"github.com/letterhold/letterhold/internal/auth"
+	"github.com/letterhold/letterhold/internal/ingest"
 	"github.com/letterhold/letterhold/internal/posture"
 	"github.com/letterhold/letterhold/internal/search"
 )
@@ -31,6 +32,7 @@ type Web struct {
 	auth    *auth.Auth
 	log     *slog.Logger
 	ca      []byte // PEM of the internal CA
+	runner  *ingest.Runner
 	posture func(context.Context) (*posture.Report, error)
 	pages   *pages
 	handler http.Handler
@@ -40,6 +42,8 @@ type Web struct {
 type Options struct {
 	Log *slog.Logger
 	CA  []byte // certificate of the internal CA, to be downloaded
+	// Runner runs archiving profiles.
+	Runner *ingest.Runner
 	// Posture looks for what is weaker than it should be.
 	Posture func(context.Context) (*posture.Report, error)
 }
@@ -50,7 +54,7 @@ func New(a *archive.Archive, s *search.Searcher, au *auth.Auth, o Options) (*Web
 	if err != nil {
 		return nil, err
 	}
-	w := &Web{archive: a, search: s, auth: au, log: o.Log, ca: o.CA, posture: o.Posture, pages: p}
+	w := &Web{archive: a, search: s, auth: au, log: o.Log, ca: o.CA, runner: o.Runner, posture: o.Posture, pages: p}
 	w.handler = w.routes()
 	return w, nil
 }
@@ -89,6 +93,8 @@ var table = []route{
 	{"POST /settings", signedIn, (*Web).settings},
 	{"POST /settings/password", signedIn, (*Web).changePassword},
 	{"GET /posture", administrators, (*Web).posturePage},
+	{"GET /admin/profiles", administrators, (*Web).profilesPage},
+	{"POST /admin/profiles/{id}/{action}", administrators, (*Web).profileAction},
 	{"GET /m/{id}", signedIn, (*Web).messagePage},
 	{"GET /m/{id}/html", signedIn, (*Web).messageHTML},
 	{"GET /m/{id}/source", signedIn, (*Web).messageSource},

@@ -29,7 +29,8 @@ func views() map[string][]any {
 	return map[string][]any{
 		"search": {searchView{Empty: true, Exact: true}, full, searchView{Problem: "p"}, searchView{Total: 10000}}, "message": {m, &text}, "source": {sourceView{ID: "1", Text: "x"}, sourceView{Fields: []fieldView{{"a", "b"}}}},
 		"signin": {form, formView{}}, "welcome": {form}, "settings": {form, formView{}}, "unlock": {form}, "error": {errorView{404, "t", "w"}}, "help": {nil},
-		"posture": {postureView{}, postureView{Grade: "B", Score: 80, Verified: time.Unix(0, 0), Findings: []finding{{ID: "ID-1", State: "warning", What: "a"}, {ID: "ID-2", State: "information", Fix: "c", Escalates: time.Unix(0, 0), Accepted: "a"}}}},
+		"profiles": {profilesView{}, profilesView{Running: true, Notice: "n", Profiles: []profileView{{ID: 1, Name: "n", From: "f", Mailbox: "m", Running: true, State: "running", Rate: "1", Missed: 2, Exception: true, Strip: []stripView{{"done", time.Unix(0, 0), 3}}}, {ID: 2, State: "failed", Error: "a"}, {ID: 3}}}},
+		"posture":  {postureView{}, postureView{Grade: "B", Score: 80, Verified: time.Unix(0, 0), Findings: []finding{{ID: "ID-1", State: "warning", What: "a"}, {ID: "ID-2", State: "information", Fix: "c", Escalates: time.Unix(0, 0), Accepted: "a"}}}},
 	}
 }
 
