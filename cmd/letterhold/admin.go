@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -39,6 +40,9 @@ lost key can be replaced; without any key the mail is lost.`,
 }
 
 func (e *env) init(dir string, systemd, js bool) error {
+	if err := emptyFolder(dir); err != nil {
+		return err
+	}
 	secrets, err := e.newSecrets(dir, systemd)
 	if err != nil {
 		return err
@@ -51,7 +55,30 @@ func (e *env) init(dir string, systemd, js bool) error {
 		return e.printJSON(map[string]any{"archive_id": id, "archive": dir, "key_file": e.path(e.keyFile), "recovery_words": words})
 	}
 	e.printf("Archive %s made in %s.\n\n", id, dir)
+	if e.keyFile != "" {
+		e.printf("Its key is in %s; keep a copy of it elsewhere.\n\n", e.path(e.keyFile))
+	}
 	e.printWords(words)
+	return nil
+}
+
+func exists(name string) bool {
+	_, err := os.Stat(name)
+	return err == nil
+}
+
+// emptyFolder refuses a folder that an archive cannot be made in, before
+// anything is made for it.
+func emptyFolder(dir string) error {
+	es, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	for _, x := range es {
+		if x.Name() != "lost+found" {
+			return hint(fmt.Errorf("%s: %w (it contains %s)", dir, archive.ErrExists, x.Name()), "an archive is made in an empty or new folder")
+		}
+	}
 	return nil
 }
 
@@ -70,6 +97,9 @@ func (e *env) printWords(words []string) {
 // line, or a passphrase typed twice.
 func (e *env) newSecrets(dir string, systemd bool) (out []seal.Secret, err error) {
 	if e.keyFile != "" {
+		if parent := filepath.Dir(e.path(e.keyFile)); !exists(parent) {
+			fmt.Fprintf(e.stderr, "note: the folder %s does not exist and is made for the key; if it is meant to be another device, is that mounted?\n", parent)
+		}
 		s, err := makeKeyFile(e.path(e.keyFile), dir)
 		if err != nil {
 			return nil, err
@@ -480,10 +510,16 @@ func keyCmd(e *env) *cobra.Command {
 	add.Flags().StringVar(&newKey, "new-key-file", "", "key file to add; made if it is missing")
 	add.Flags().StringVar(&newPass, "new-passphrase-file", "", "file that holds the passphrase to add")
 	add.Flags().StringVar(&label, "label", "", "what the slot is for")
+	var force bool
 	remove := &cobra.Command{
 		Use: "remove SLOT", Short: "Remove a slot: its key opens the archive no more", Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return e.with(c.Context(), func(o *server.Opened) error {
+				isRecovery := func(s seal.Slot) bool { return s.Kind == seal.KindRecovery }
+				slots := o.Archive.Slots()
+				if i := slices.IndexFunc(slots, func(s seal.Slot) bool { return s.ID == args[0] }); i >= 0 && isRecovery(slots[i]) && !force {
+					return hint(errors.New("this is the recovery key: without it, a lost key means lost mail"), "letterhold key rotate --root replaces it; --force removes it all the same")
+				}
 				err := o.Archive.RemoveSlot(args[0], keyOwner)
 				if err == nil {
 					e.printf("slot %s removed. Older copies of keys.json still open with its key; if it is known to others, rotate: letterhold key rotate --root\n", args[0])
@@ -492,6 +528,7 @@ func keyCmd(e *env) *cobra.Command {
 			})
 		},
 	}
+	remove.Flags().BoolVar(&force, "force", false, "also the recovery key")
 	c.AddCommand(list, add, remove, rotateCmd(e))
 	return c
 }

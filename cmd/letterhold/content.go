@@ -35,7 +35,7 @@ func importCmd(e *env) *cobra.Command {
 		Long: `Archives the mail in files and folders: Maildir and Maildir++ with folders and
 flags, mbox in all four dialects, single messages, and ZIP, tar and gzip of
 these. The kind of a file is told by its content. "-" reads one message from
-standard input.
+standard input. Outlook's PST and MSG files are not read yet, and said so.
 
 Every message that is seen is accounted for: archived, already there, skipped by
 rule, or failed with a reason. An import that was interrupted goes on where it
@@ -55,6 +55,9 @@ was when it is started again.`,
 				}
 				for _, p := range args {
 					im.Paths = append(im.Paths, e.path(p))
+					if _, err := os.Stat(e.path(p)); err != nil {
+						return fmt.Errorf("import: %w", err)
+					}
 				}
 				return e.importPaths(c.Context(), o, im, js)
 			})
@@ -117,6 +120,9 @@ func (e *env) importOne(ctx context.Context, o *server.Opened, im ingest.Import,
 	return e.reportImport(r, err, js, false)
 }
 
+// shownSkips is how many files that were not read are named.
+const shownSkips = 20
+
 func (e *env) reportImport(r *ingest.Report, err error, js, dry bool) error {
 	if js {
 		err = errors.Join(err, e.printJSON(r))
@@ -132,6 +138,13 @@ func (e *env) reportImport(r *ingest.Report, err error, js, dry bool) error {
 		e.printf("%s in %.1f s\n", human(r.Bytes), r.Seconds)
 		for _, f := range r.Failures {
 			fmt.Fprintf(e.stderr, "failed: %s: %s\n", f.Where, f.Reason)
+		}
+		for i, f := range r.Skipped {
+			if i == shownSkips {
+				fmt.Fprintf(e.stderr, "and %d more were not read; --json lists them all\n", len(r.Skipped)-i)
+				break
+			}
+			fmt.Fprintf(e.stderr, "not read: %s: %s\n", f.Where, f.Reason)
 		}
 	}
 	if err != nil {
@@ -173,7 +186,7 @@ func searchCmd(e *env) *cobra.Command {
 	var js bool
 	var sort, tz string
 	c := &cobra.Command{
-		Use:   "search QUERY",
+		Use:   "search QUERY...",
 		Short: "Find messages",
 		Long: `Finds messages by words, "phrases", prefix*, wild?ards, OR, -, ( ), and
 
@@ -182,10 +195,13 @@ func searchCmd(e *env) *cobra.Command {
   older_than:1y newer_than:7d
 
 The newest come first. Reading as the key owner is written to the ledger.`,
-		Args: cobra.ExactArgs(1),
+		Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			var err error
-			req.Query = args[0]
+			req.Query = strings.Join(args, " ")
+			if req.Limit < 1 || req.Limit > search.MaxLimit {
+				return usage("--limit %d: it is 1 to %d", req.Limit, search.MaxLimit)
+			}
 			if req.Sort, err = search.ParseSort(sort); err != nil {
 				return usageError{err}
 			}
@@ -398,6 +414,12 @@ everything. An mbox is written as mboxrd; its manifest marks messages to which
 it had to add a line end.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
+			if !c.Flags().Changed("format") {
+				switch ext := strings.TrimPrefix(filepath.Ext(to), "."); ext {
+				case "zip", "mbox":
+					format = ext
+				}
+			}
 			f, err := export.ParseFormat(format)
 			if err != nil {
 				return usageError{err}
@@ -424,14 +446,14 @@ it had to add a line end.`,
 					return err
 				}
 				p := e.progress("exporting")
-				r, err := export.Export(c.Context(), o.Archive, f, e.path(to), allHits(c.Context(), o, query, zone), func(n int64) { p.set(n, 0, fmt.Sprintf("%d messages", n)) })
+				r, err := export.Export(c.Context(), o.Archive, f, e.path(to), allHits(c.Context(), o, query, zone), func(n, bytes int64) { p.set(bytes, 0, fmt.Sprintf("%d messages", n)) })
 				p.end()
 				return e.reportExport(r, err, js)
 			})
 		},
 	}
 	fl := c.Flags()
-	fl.StringVar(&format, "format", "eml", "eml, mbox, maildir or zip")
+	fl.StringVar(&format, "format", "eml", "eml, mbox, maildir or zip; without it, as PATH ends (.zip, .mbox)")
 	fl.StringVar(&to, "to", "", "new file or empty folder to write to")
 	fl.StringVar(&tz, "tz", "UTC", "time zone of dates in the query")
 	fl.BoolVar(&js, "json", false, "print the report as JSON")
@@ -486,6 +508,8 @@ func everyMessage(ctx context.Context, o *server.Opened, fn func(catalog.Hit) er
 func (e *env) reportExport(r *export.Report, err error, js bool) error {
 	if js {
 		err = errors.Join(err, e.printJSON(r))
+	} else if err == nil && r.Messages == 0 && r.Failed == 0 {
+		e.printf("Nothing was found, so nothing was written.\n")
 	} else if err == nil {
 		e.printf("%d messages, %s, to %s\nmanifest: %s\n", r.Messages, human(r.Bytes), r.To, r.Manifest)
 		for _, f := range r.Failures {

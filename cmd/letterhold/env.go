@@ -150,8 +150,9 @@ To begin for real:     letterhold init DIR --key-file FILE
 	f.StringVar(&e.passphraseFile, "passphrase-file", "", "file that holds the passphrase")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(initCmd(e), importCmd(e), profileCmd(e), searchCmd(e), showCmd(e), exportCmd(e), statsCmd(e), mailboxCmd(e), verifyCmd(e), repairCmd(e), compactCmd(e),
-		backupCmd(e), restoreCmd(e), keyCmd(e), recoverCmd(e), serveCmd(e), unlockCmd(e), tryCmd(e), versionCmd(e), doctorCmd(e), configCmd(e), checkpointCmd(e))
+		backupCmd(e), restoreCmd(e), keyCmd(e), recoverCmd(e), serveCmd(e), unlockCmd(e), tryCmd(e), versionCmd(e), doctorCmd(e), configCmd(e), checkpointCmd(e), userCmd(e))
 	walk(root, func(c *cobra.Command) {
+		c.SuggestionsMinimumDistance = 2
 		if args := c.Args; args != nil {
 			c.Args = func(c *cobra.Command, a []string) error {
 				if err := args(c, a); err != nil {
@@ -163,7 +164,14 @@ To begin for real:     letterhold init DIR --key-file FILE
 		if c.HasSubCommands() && c.RunE == nil {
 			c.RunE = func(c *cobra.Command, a []string) error {
 				if len(a) > 0 {
-					return usage("%s: there is no verb %q", c.CommandPath(), a[0])
+					err := usage("%s: there is no verb %q", strings.TrimPrefix(c.CommandPath(), "letterhold "), a[0])
+					if c == root {
+						err = usage("there is no verb %q", a[0])
+					}
+					if near := c.SuggestionsFor(a[0]); len(near) > 0 {
+						err = hint(err, "did you mean %q?", near[0])
+					}
+					return err
 				}
 				return c.Help()
 			}

@@ -7,15 +7,19 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/BurntSushi/toml"
 	"github.com/spf13/cobra"
 
 	"github.com/letterhold/letterhold/internal/archive"
+	"github.com/letterhold/letterhold/internal/auth"
+	"github.com/letterhold/letterhold/internal/catalog"
 	"github.com/letterhold/letterhold/internal/ingest"
 	"github.com/letterhold/letterhold/internal/posture"
 	"github.com/letterhold/letterhold/internal/sample"
@@ -69,6 +73,9 @@ func (e *env) serve(ctx context.Context, https string, level slog.Level) error {
 	if err != nil {
 		return err
 	}
+	if err := checkAddress(https); err != nil {
+		return err
+	}
 	log := slog.New(slog.NewTextHandler(e.stderr, &slog.HandlerOptions{Level: level}))
 	o := server.Options{HTTPS: https, KeyFile: e.knownKey(), Log: log, Execute: e.execute, Ready: func(url string) { e.printf("ready %s\n", url) }}
 	open := func(s seal.Secret) (*server.Opened, error) {
@@ -99,7 +106,73 @@ func (e *env) serve(ctx context.Context, https string, level slog.Level) error {
 		return errors.Join(err, x.Close())
 	}
 	e.printf("certificate of the internal CA, SHA-256: %s\n", s.Fingerprint())
+	names, err := accounts(ctx, x)
+	if err != nil {
+		return errors.Join(err, x.Close())
+	}
+	if len(names) == 0 {
+		e.printf("There is no account yet. Make one with: letterhold --archive %s user link --mailbox NAME\n", dir)
+	}
 	return s.Run(ctx)
+}
+
+// accounts are the names of those who administer the archive.
+func accounts(ctx context.Context, o *server.Opened) (names []string, err error) {
+	err = o.Archive.State().View(ctx, func(v catalog.View) (err error) {
+		names, err = v.WithRole(auth.RoleAdministrator)
+		return err
+	})
+	return names, err
+}
+
+// checkAddress refuses an address that cannot be listened on before anything is
+// made for it.
+func checkAddress(https string) error {
+	if _, _, err := net.SplitHostPort(https); err != nil {
+		return usage("--https %s: write it as :8443 or localhost:8443", https)
+	}
+	l, err := net.Listen("tcp", https)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return hint(fmt.Errorf("%s: another program uses the port", https), "choose another one: --https localhost:8444")
+	}
+	if err != nil {
+		return err
+	}
+	return l.Close()
+}
+
+func userCmd(e *env) *cobra.Command {
+	var mailbox string
+	c := &cobra.Command{Use: "user", Short: "Accounts of people who sign in"}
+	link := &cobra.Command{
+		Use: "link --mailbox NAME", Short: "Print a one-time link that makes an account",
+		Long: `Prints a link, good for 15 minutes, that makes an account with two separate
+roles: it administers the archive, and it owns the mailbox named. It sees that
+mailbox only. The server must be running.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if mailbox == "" {
+				return usage("user link: say which mailbox the account owns with --mailbox NAME")
+			}
+			return e.with(c.Context(), func(o *server.Opened) error {
+				if o.Link == nil {
+					return hint(errors.New("the server is not running, so there is nowhere to sign in"), "start it with: letterhold serve")
+				}
+				id, err := o.Archive.Mailbox(c.Context(), mailbox, keyOwner)
+				if err != nil {
+					return err
+				}
+				url, err := o.Link(id)
+				if err == nil {
+					e.printf("link %s\n", url)
+				}
+				return err
+			})
+		},
+	}
+	link.Flags().StringVar(&mailbox, "mailbox", "", "mailbox that the account owns; made if it is missing")
+	c.AddCommand(link)
+	return c
 }
 
 // execute runs the command lines of the local socket inside the server.
@@ -134,9 +207,12 @@ func unlockCmd(e *env) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if _, err := os.Stat(filepath.Join(dir, "archive.json")); err != nil {
+				return noArchive(err)
+			}
 			code, err := server.Forward(c.Context(), dir, server.Call{Args: []string{server.UnlockCall}}, strings.NewReader(string(b)), e.stdout, e.stderr)
 			if err != nil {
-				return hint(err, "start it with: letterhold --archive %s serve", dir)
+				return hint(fmt.Errorf("no server is running on this archive: %w", err), "start it with: letterhold --archive %s serve", dir)
 			}
 			if code != 0 {
 				return codeError(code)
@@ -171,6 +247,14 @@ func (e *env) try(ctx context.Context, dir, https string, paths []string) error 
 	if e.keyFile == "" {
 		e.keyFile = dir + ".key"
 	}
+	if err := checkAddress(https); err != nil {
+		return err
+	}
+	for _, p := range paths {
+		if _, err := os.Stat(e.path(p)); err != nil {
+			return fmt.Errorf("import: %w", err)
+		}
+	}
 	fresh := false
 	if _, err := os.Stat(filepath.Join(dir, "archive.json")); errors.Is(err, os.ErrNotExist) {
 		s, err := makeKeyFile(e.path(e.keyFile), dir)
@@ -200,13 +284,16 @@ func (e *env) try(ctx context.Context, dir, https string, paths []string) error 
 	}
 	var s *server.Server
 	s, err = server.New(x, server.Options{HTTPS: https, KeyFile: e.knownKey(), Log: log, Execute: e.execute, Ready: func(url string) {
-		link, err := s.Link(url, mailbox)
+		link, err := x.Link(mailbox)
 		if err != nil {
 			fmt.Fprintf(e.stderr, "letterhold: no sign-in link: %v\n", err)
 			return
 		}
 		e.printf("ready %s\n", url)
 		e.printf("link %s\n", link)
+		if names, err := accounts(ctx, x); err == nil && len(names) > 0 {
+			e.printf("There is an account already (%s): sign in at %s. The link makes one more, which reads the same mailbox.\n", strings.Join(names, ", "), url)
+		}
 		e.printf("The link makes your account; it can be used once, within 15 minutes.\nYour browser does not know the archive's own CA and warns. Its certificate has this SHA-256:\n%s\nStop with Ctrl-C.\n", s.Fingerprint())
 	}})
 	if err != nil {

@@ -32,6 +32,7 @@ const (
 // passwords.
 var (
 	ErrSignIn  = errors.New("name or password is not right")
+	ErrTaken   = errors.New("there is an account of this name")
 	ErrLink    = errors.New("this link was used or is too old")
 	ErrSession = errors.New("not signed in")
 	ErrLocked  = errors.New("too many failures: the password is disabled until it is reset")
@@ -124,6 +125,9 @@ func (x *Auth) UseLink(ctx context.Context, secret, name, password, language, ag
 	err = x.a.Change(archive.Act{What: "account made by link", Who: name, Of: RoleAdministrator}, func(t catalog.Tx) error {
 		if _, err := t.View().Link(l.Token); err != nil {
 			return ErrLink // used meanwhile
+		}
+		if _, err := t.View().User(name); err == nil {
+			return ErrTaken
 		}
 		user, err = t.AddUser(catalog.User{Name: name, Language: language, Password: hash, Roles: []string{RoleAdministrator}, Mailboxes: []int64{l.Mailbox}}, x.a.Now())
 		if err != nil {

@@ -94,17 +94,19 @@ type target interface {
 }
 
 // Export writes hits to a path. hits calls its argument for each hit.
-func Export(ctx context.Context, a *archive.Archive, format Format, to string, hits func(func(catalog.Hit) error) error, progress func(n int64)) (*Report, error) {
+func Export(ctx context.Context, a *archive.Archive, format Format, to string, hits func(func(catalog.Hit) error) error, progress func(messages, bytes int64)) (*Report, error) {
 	r := &Report{To: to, Failures: []catalog.Failure{}}
-	t, err := open(format, to)
-	if err != nil {
-		return r, err
-	}
+	var t target
 	mailboxes, err := names(ctx, a)
 	if err == nil {
 		err = hits(func(h catalog.Hit) error {
 			if err := ctx.Err(); err != nil {
 				return err
+			}
+			if t == nil { // nothing is made for nothing
+				if t, err = open(format, to); err != nil {
+					return err
+				}
 			}
 			raw, err := a.Raw(&h.Entry)
 			if err != nil {
@@ -119,7 +121,7 @@ func Export(ctx context.Context, a *archive.Archive, format Format, to string, h
 			r.Messages++
 			r.Bytes += int64(len(raw))
 			if progress != nil {
-				progress(r.Messages)
+				progress(r.Messages, r.Bytes)
 			}
 			line, err := json.Marshal(describe(a, &h, raw, name, format, mailboxes))
 			if err != nil {
@@ -127,6 +129,9 @@ func Export(ctx context.Context, a *archive.Archive, format Format, to string, h
 			}
 			return t.line(append(line, '\n'))
 		})
+	}
+	if t == nil {
+		return r, err
 	}
 	r.Manifest = manifestOf(format, to)
 	return r, errors.Join(err, t.close())

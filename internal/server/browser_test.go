@@ -95,7 +95,7 @@ func start(t testing.TB) *site {
 		}
 	})
 	st.url = <-ready
-	if st.link, err = s.Link(st.url, st.me); err != nil {
+	if st.link, err = x.Link(st.me); err != nil {
 		t.Fatal(err)
 	}
 	pool := x509.NewCertPool()

@@ -32,6 +32,9 @@ type Opened struct {
 	Search  *search.Searcher
 	Runner  *ingest.Runner
 
+	// Link makes a one-time link that makes an account; nil without a server.
+	Link func(mailbox int64) (string, error)
+
 	life    context.Context // ends when a server stops
 	keyFile string          // that a server knows
 	folder  *durable.Folder

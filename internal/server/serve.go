@@ -34,6 +34,9 @@ type Options struct {
 	Ready func(url string)
 }
 
+// ErrListen: the address cannot be listened on.
+var ErrListen = errors.New("cannot listen")
+
 // Server is a running server.
 type Server struct {
 	dir    string
@@ -45,6 +48,7 @@ type Server struct {
 	cert   atomic.Pointer[tls.Certificate]
 	open   func(seal.Secret) (*Opened, error)
 	life   context.Context // of Run
+	base   string          // address, once it serves
 }
 
 // hosts are the names that the server's certificate is for.
@@ -145,6 +149,9 @@ func (s *Server) enter(x *Opened) error {
 	var h http.Handler = w
 	s.door.Store(&h)
 	x.life, x.keyFile = s.life, s.o.KeyFile
+	if s.base != "" {
+		x.Link = s.link // it was unlocked while it serves
+	}
 	s.opened.Store(x)
 	return nil
 }
@@ -182,10 +189,11 @@ func archiveCA(a *archive.Archive) (*tlsconf.CA, error) {
 // Fingerprint is that of the CA that vouches for the server.
 func (s *Server) Fingerprint() string { return s.ca.Fingerprint() }
 
-// Link makes a one-time sign-in link for a mailbox.
-func (s *Server) Link(base string, mailbox int64) (string, error) {
+// link makes a one-time link: an account that administers the archive and owns
+// a mailbox.
+func (s *Server) link(mailbox int64) (string, error) {
 	secret, err := s.auth.NewLink(mailbox)
-	return base + "/welcome?t=" + secret, err
+	return s.base + "/welcome?t=" + secret, err
 }
 
 // Run serves until ctx ends, then stops in order.
@@ -211,7 +219,7 @@ func (s *Server) Run(ctx context.Context) error {
 	defer os.Remove(path)
 	l, err := net.Listen("tcp", s.o.HTTPS)
 	if err != nil {
-		return fmt.Errorf("listen on %s: %w", s.o.HTTPS, err)
+		return fmt.Errorf("%w on %s: %w", ErrListen, s.o.HTTPS, err)
 	}
 	conf := tlsconf.Server(*s.cert.Load())
 	conf.Certificates = nil
@@ -226,8 +234,12 @@ func (s *Server) Run(ctx context.Context) error {
 	defer cancel()
 	failed := make(chan error, 1)
 	go func() { failed <- hs.Serve(tls.NewListener(l, conf)) }()
+	s.base = s.url(l.Addr())
+	if x := s.opened.Load(); x != nil {
+		x.Link = s.link
+	}
 	if s.o.Ready != nil {
-		s.o.Ready(s.url(l.Addr()))
+		s.o.Ready(s.base)
 	}
 	select {
 	case err := <-failed:

@@ -59,6 +59,8 @@ func (w *Web) problem(r *request, err error) (string, int) {
 		return r.lang.T("signin.wrong"), http.StatusForbidden
 	case errors.Is(err, auth.ErrLink):
 		return r.lang.T("welcome.expired"), http.StatusGone
+	case errors.Is(err, auth.ErrTaken):
+		return r.lang.T("welcome.taken"), http.StatusConflict
 	case errors.Is(err, auth.ErrTooShort):
 		return r.lang.T("password.short", "Min", auth.MinPassword), http.StatusBadRequest
 	case errors.Is(err, auth.ErrTooLong):
@@ -162,6 +164,9 @@ func (w *Web) changePassword(r *request) error {
 		what, status := w.problem(r, err)
 		if what == "" {
 			return err
+		}
+		if errors.Is(err, auth.ErrSignIn) {
+			what = r.lang.T("password.old.wrong")
 		}
 		v.Saved, v.Problem = false, what
 		return w.show(r, status, "settings", v)
