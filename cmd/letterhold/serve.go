@@ -476,6 +476,8 @@ func (e *env) doctor(ctx context.Context, o *server.Opened, js bool) error {
 	}
 	if !r.Verified.IsZero() {
 		e.printf("Everything was last found as it was written on %s.\n", r.Verified.Format(time.RFC3339))
+	} else {
+		e.printf("Not verified by the server yet; it does so every 30 days.\n")
 	}
 	e.printf("grade %s (%d of 100)\n", r.Grade, r.Score)
 	return nil
