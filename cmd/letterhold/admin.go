@@ -389,22 +389,29 @@ func backupCmd(e *env) *cobra.Command {
 		Use:   "backup DIR",
 		Short: "Bring a backup up to date, also while the server runs",
 		Long: `Copies what the backup lacks: new bytes of packs (ciphertext only), and a parcel
-with the keys and the state of this moment. Every file is read back. Parcels
-older than --keep-days are removed, because messages erased since live on in
-them. The archive's key file is not part of it: keep a copy of that, or of the
+with the keys and the state of this moment. What is written is read back, every
+pack is opened once before its copy counts as whole, and closed packs are read
+again in turn. A damaged pack is not copied over a sound copy. Parcels older
+than --keep-days are removed, because messages erased since live on in them. The archive's key file is not part of it: keep a copy of that, or of the
 recovery words, elsewhere.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
+			if keep < 0 {
+				return usage("--keep-days %d: it is 0 or more", keep)
+			}
 			dir := e.path(args[0])
-			if err := os.MkdirAll(dir, 0o700); err != nil {
-				return err
-			}
-			to, err := durable.OpenFolder(dir)
-			if err != nil {
-				return err
-			}
-			defer to.Close()
 			return e.with(c.Context(), func(o *server.Opened) error {
+				if inside(dir, o.Dir) {
+					return fmt.Errorf("backup %s lies inside the archive: whatever takes the one takes the other", dir)
+				}
+				if err := os.MkdirAll(dir, 0o700); err != nil {
+					return err
+				}
+				to, err := durable.OpenFolder(dir)
+				if err != nil {
+					return err
+				}
+				defer to.Close()
 				p := e.progress("copying")
 				r, err := o.Archive.Backup(c.Context(), to, time.Duration(keep)*24*time.Hour, keyOwner, func(n int64) { p.set(n, 0, "") })
 				p.end()
@@ -428,7 +435,10 @@ func restoreCmd(e *env) *cobra.Command {
 	return &cobra.Command{
 		Use:   "restore-archive BACKUP",
 		Short: "Make an archive from a backup, in the new folder named by --archive",
-		Args:  cobra.ExactArgs(1),
+		Long: `Makes an archive from the newest parcel of a backup, in the new folder that
+--archive names, with a key that opened the archive when the backup was made, and
+verifies all of it. Exit code 4 if anything is not as it was written.`,
+		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			dir, err := e.archiveDir()
 			if err != nil {
@@ -457,7 +467,19 @@ func restoreCmd(e *env) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return e.with(c.Context(), func(o *server.Opened) error { return e.repaired(c.Context(), o, "archive") })
+			if err := e.with(c.Context(), func(o *server.Opened) error { return e.repaired(c.Context(), o, "archive") }); err != nil {
+				return err
+			}
+			var r *archive.Report
+			if err := e.strict(c.Context(), func(a *archive.Archive) (err error) {
+				p := e.progress("verifying")
+				r, err = a.Verify(c.Context(), archive.VerifyOptions{Progress: func(done, all int64) { p.set(done, all, "") }})
+				p.end()
+				return err
+			}); err != nil {
+				return err
+			}
+			return e.reportVerify(r, false)
 		},
 	}
 }

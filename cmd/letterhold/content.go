@@ -98,6 +98,12 @@ func (e *env) importOne(ctx context.Context, o *server.Opened, im ingest.Import,
 	}
 	r := &ingest.Report{Failures: []catalog.Failure{}}
 	r.Seen, r.Bytes = 1, int64(len(raw))
+	if im.DryRun {
+		if r.Archived = 1; o.Archive.Has(ctx, raw) {
+			r.Archived, r.Present = 0, 1
+		}
+		return e.reportImport(r, nil, js, true)
+	}
 	mb, err := o.Archive.Mailbox(ctx, im.Mailbox, im.Who)
 	if err != nil {
 		return err

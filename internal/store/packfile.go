@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/letterhold/letterhold/internal/durable"
+	"github.com/letterhold/letterhold/internal/pack"
 	"github.com/letterhold/letterhold/internal/seal"
 )
 
@@ -52,17 +53,52 @@ func decodeHead(b []byte) (head, error) {
 // KeysName is the name of a pack's .keys file.
 func KeysName(n uint32) string { return keysName(n) }
 
-// PackFiles lists the files that hold ciphertext.
-func (s *Store) PackFiles() ([]string, error) {
-	numbers, _, err := s.packs()
-	var out []string
-	for _, n := range numbers {
-		h, herr := s.readHead(n)
-		if err = errors.Join(err, herr); herr == nil {
-			out = append(out, h.dataName())
+// PackInfo is what the frames of a pack say of its data.
+type PackInfo struct {
+	Name  string // of the file with the ciphertext
+	First uint64 // commit
+	Data  int64  // bytes that its commits cover
+}
+
+// Info reads the frames of pack n up to a commit.
+func (s *Store) Info(n uint32, upTo uint64) (PackInfo, error) {
+	pos := Position{Pack: n}
+	f, err := s.openAt(&pos)
+	if err != nil {
+		return PackInfo{}, err
+	}
+	defer f.close()
+	info := PackInfo{Name: f.dataName}
+	size, err := f.keys.Size()
+	if err != nil || size <= pos.Keys {
+		return info, err
+	}
+	plain, err := f.frame(pos.Keys)
+	if err != nil {
+		return info, err
+	}
+	first, err := pack.DecodeFrame(plain)
+	if err != nil {
+		return info, fmt.Errorf("%s: %w: %v", f.name, ErrDamaged, err)
+	}
+	info.First = first.Number
+	for pos.Commit = first.Number - 1; pos.Keys < size && pos.Commit < upTo; {
+		if _, err := f.next(&pos); err != nil {
+			return info, err
 		}
 	}
-	return out, err
+	info.Data = pos.Data
+	return info, nil
+}
+
+// Sound opens every object of pack n up to a commit, and returns what is wrong.
+func (s *Store) Sound(n uint32, info PackInfo, upTo uint64) (err error) {
+	_, cerr := s.CheckPack(Position{Commit: info.First - 1, Pack: n}, Position{Commit: upTo, Pack: n}, 0, false, func(p Problem) {
+		if err == nil {
+			err = fmt.Errorf("%s %s: %s: %w", p.File, p.Object, p.What, ErrDamaged)
+		}
+	}, func(*pack.Frame, Place, map[seal.ID][]byte) error { return nil })
+	return errors.Join(err, cerr)
 }
 
 func baseName(n uint32) string { return fmt.Sprintf("store/%02x/%08x", n>>8, n) }
