@@ -601,7 +601,7 @@ were taken before stay readable with the old keys.`,
 			if err != nil {
 				return err
 			}
-			return e.with(c.Context(), func(o *server.Opened) error {
+			err = e.with(c.Context(), func(o *server.Opened) error {
 				if e.open != nil {
 					return hint(errors.New("the root key cannot be changed while the server runs"), "stop the server first")
 				}
@@ -617,12 +617,29 @@ were taken before stay readable with the old keys.`,
 				e.printWords(words)
 				return nil
 			})
+			if err != nil {
+				return err
+			}
+			return e.makeCaches(c.Context(), s)
 		},
 	}
 	c.Flags().BoolVar(&root, "root", false, "after a compromise: a new root key and new slots")
 	c.Flags().StringVar(&newKey, "new-key-file", "", "with --root: the key file that opens the archive from now on")
 	c.Flags().StringVar(&newPass, "new-passphrase-file", "", "with --root: file with the passphrase that opens it from now on")
 	return c
+}
+
+// makeCaches makes catalog and index again after their keys were replaced.
+func (e *env) makeCaches(ctx context.Context, s seal.Secret) error {
+	dir, err := e.archiveDir()
+	if err != nil {
+		return err
+	}
+	o, err := server.OpenArchive(dir, func() (seal.Secret, error) { return s, nil }, archive.Options{Log: e.logger()})
+	if err != nil {
+		return err
+	}
+	return errors.Join(o.Index.Wait(ctx), o.Close())
 }
 
 func recoverCmd(e *env) *cobra.Command {

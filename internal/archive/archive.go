@@ -419,9 +419,29 @@ func (a *Archive) Close() error {
 		err = errors.Join(err, a.ledger.Clean())
 	}
 	if err == nil && !a.opts.Strict && !a.dirty {
-		err = a.sayClosed()
+		var left bool
+		if left, err = a.logsLeft(); err == nil && !left {
+			err = a.sayClosed()
+		}
 	}
 	return err
+}
+
+// logsLeft tells whether a database still has its log: it could not be copied
+// into the main file, because the disk is full. The next start does that.
+func (a *Archive) logsLeft() (left bool, err error) {
+	es, err := a.fs.ReadDir(".")
+	if err != nil {
+		return false, err
+	}
+	for _, e := range es {
+		left = left || strings.HasSuffix(e.Name(), "-wal")
+	}
+	err = durable.Files(a.fs, "index", func(name string, _ int64) error {
+		left = left || strings.HasSuffix(name, "-wal")
+		return nil
+	})
+	return left, err
 }
 
 // sayClosed marks the archive as closed, once nothing that was removed can come

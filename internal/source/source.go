@@ -236,7 +236,7 @@ func (w *walker) dir(p, folder string) error {
 		name := e.Name()
 		full := filepath.Join(p, name)
 		switch {
-		case w.before(full) || e.Type()&os.ModeSymlink != 0:
+		case w.before(full):
 			continue
 		case e.IsDir() && maildir && slices.Contains([]string{"cur", "new", "tmp"}, name):
 			continue
@@ -247,9 +247,13 @@ func (w *walker) dir(p, folder string) error {
 			if err := w.dir(full, subfolder(folder, full, name)); err != nil {
 				return err
 			}
-		case maildir: // the server's own files: indexes, subscriptions
+		case maildir && serversOwn(name):
 			continue
-		case e.Type().IsRegular():
+		case !e.Type().IsRegular():
+			if err := w.emit(Item{Folder: folder, Where: full, Skip: notRegular(e.Type())}); err != nil {
+				return err
+			}
+		default:
 			fi, err := e.Info()
 			if err != nil {
 				err = w.fail(full, err)
@@ -262,6 +266,28 @@ func (w *walker) dir(p, folder string) error {
 		}
 	}
 	return nil
+}
+
+// notRegular says why something is not read. Links are not followed: they could
+// lead anywhere, or in a circle; whoever means them names where they lead.
+func notRegular(t os.FileMode) string {
+	switch {
+	case t&os.ModeSymlink != 0:
+		return "a link; name the file or folder that it leads to"
+	case t.IsDir():
+		return "a folder among the messages"
+	}
+	return "no file: a pipe, a socket or a device"
+}
+
+// serversOwn tells the files that mail servers keep in a Maildir.
+func serversOwn(name string) bool {
+	for _, prefix := range []string{"dovecot", "courier", "cyrus.", "maildirfolder", "maildirsize", "subscriptions", "tmp", ".dovecot", ".uidvalidity", ".mbsyncstate", "shared-"} {
+		if strings.HasPrefix(name, prefix) {
+			return true
+		}
+	}
+	return false
 }
 
 // subfolder names a folder of the file system in the mailbox: ".A.B" of
@@ -286,7 +312,13 @@ func (w *walker) maildir(p, folder string) error {
 	}
 	for _, e := range es {
 		full := filepath.Join(p, e.Name())
-		if !e.Type().IsRegular() || w.before(full) {
+		if w.before(full) {
+			continue
+		}
+		if !e.Type().IsRegular() {
+			if err := w.emit(Item{Folder: folder, Where: full, Skip: notRegular(e.Type())}); err != nil {
+				return err
+			}
 			continue
 		}
 		fi, err := e.Info()
