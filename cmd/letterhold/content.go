@@ -80,7 +80,7 @@ func (e *env) importPaths(ctx context.Context, o *server.Opened, im ingest.Impor
 	p := e.progress("importing")
 	im.Progress = func(c catalog.Counts) { p.set(c.Bytes, all, fmt.Sprintf("%d messages", c.Seen)) }
 	start := time.Now()
-	r, err := ingest.Run(ctx, o.Archive, im)
+	r, err := o.Runner.Import(ctx, im)
 	if err == nil && !im.DryRun {
 		p.say("making the rest searchable")
 		err = o.Index.Wait(ctx)
@@ -156,6 +156,9 @@ func (e *env) reportImport(r *ingest.Report, err error, js, dry bool) error {
 	if err != nil {
 		if errors.Is(err, context.Canceled) {
 			err = errors.New("interrupted")
+		}
+		if errors.Is(err, ingest.ErrImporting) {
+			return err
 		}
 		return hint(err, "what is archived stays; the same command goes on where it was")
 	}

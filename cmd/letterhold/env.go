@@ -96,7 +96,7 @@ func exitCode(err error) int {
 	var u usageError
 	var syntax *search.SyntaxError
 	switch {
-	case errors.As(err, &u), errors.As(err, &syntax):
+	case errors.As(err, &u), errors.As(err, &syntax), errors.Is(err, search.ErrPlace):
 		return exitUsage
 	case errors.Is(err, store.ErrDamaged), errors.Is(err, ledger.ErrDamaged), errors.Is(err, vault.ErrDamaged), errors.Is(err, archive.ErrDamaged), errors.Is(err, archive.ErrOldState), errors.Is(err, seal.ErrChanged):
 		return exitIntegrity

@@ -117,9 +117,14 @@ func (in *intake) dry(ctx context.Context, s source.Source) error {
 	})
 }
 
+// what names an import: the same again goes on with one that was interrupted.
+func (im *Import) what() string {
+	return strings.Join(im.Paths, "\n") + "\n> " + im.Mailbox + "/" + im.Folder
+}
+
 // beginImport finds the run that was interrupted, or starts one.
 func (in *intake) beginImport(ctx context.Context, im Import) error {
-	what := strings.Join(im.Paths, "\n") + "\n> " + im.Mailbox + "/" + im.Folder
+	what := im.what()
 	var old *catalog.Run
 	err := in.a.State().View(ctx, func(v catalog.View) (err error) {
 		old, err = v.Unfinished(what)

@@ -26,9 +26,10 @@ type Runner struct {
 
 	a *archive.Archive
 
-	mu   sync.Mutex
-	live map[int64]*live // by profile
-	runs sync.WaitGroup
+	mu      sync.Mutex
+	live    map[int64]*live // by profile
+	imports map[string]bool // under way, by what is imported into where
+	runs    sync.WaitGroup
 }
 
 // live is a run under way.
@@ -41,7 +42,7 @@ type live struct {
 
 // NewRunner returns the runner of an archive.
 func NewRunner(a *archive.Archive) *Runner {
-	return &Runner{a: a, live: map[int64]*live{}}
+	return &Runner{a: a, live: map[int64]*live{}, imports: map[string]bool{}}
 }
 
 // tick is how often the schedule is looked at.
@@ -108,8 +109,33 @@ func (r *Runner) due(ctx context.Context, p *Profile) (bool, error) {
 	return p.schedule().due(last[0].Started, r.a.Now()), nil
 }
 
+// Import imports files. The same import is not run twice at a time: the second
+// would take the first for one that was interrupted.
+func (r *Runner) Import(ctx context.Context, im Import) (*Report, error) {
+	what := im.what()
+	r.mu.Lock()
+	busy := r.imports[what]
+	if !busy && !im.DryRun {
+		r.imports[what] = true
+	}
+	r.mu.Unlock()
+	if busy && !im.DryRun {
+		return &Report{Failures: []catalog.Failure{}}, ErrImporting
+	}
+	defer func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if !im.DryRun {
+			delete(r.imports, what)
+		}
+	}()
+	return Run(ctx, r.a, im)
+}
+
 // Errors of runs.
 var (
+	// ErrImporting: the same import is under way.
+	ErrImporting = errors.New("the same import is under way")
 	// ErrRunning: a run of the profile is under way.
 	ErrRunning = errors.New("a run of this profile is under way")
 	// ErrIdle: no run of the profile is under way.

@@ -81,6 +81,7 @@ type Reader struct {
 	count   int
 	done    bool
 	odd     bool // separators have no dates, or dates of their own
+	ours    bool // Writer wrote it: behind each message stands an empty line
 }
 
 // NewReader reads from r, which must begin with a separator line. limit is the
@@ -191,6 +192,9 @@ func (r *Reader) Next() (*Message, error) {
 		if !bytes.HasPrefix(line, []byte("From ")) {
 			return nil, fmt.Errorf("an mbox begins with a line \"From ...\", this file begins with %q", string(line[:min(len(line), 40)]))
 		}
+		if bytes.HasPrefix(line, []byte("From "+mark+" ")) {
+			r.ours = true
+		}
 		if r.dialect == Auto && bytes.HasPrefix(line, []byte("From "+mark+" ")) {
 			r.dialect = RD
 		}
@@ -240,7 +244,7 @@ func (r *Reader) body(m *Message) error {
 		if err == io.EOF {
 			r.done = true
 			m.Raw = b
-			if r.count > 1 {
+			if r.count > 1 || r.ours {
 				m.Raw = dropBlank(b)
 			}
 			break

@@ -172,3 +172,18 @@ func TestShowsRD(t *testing.T) {
 		}
 	}
 }
+
+// One message alone comes back byte for byte too.
+func TestWriterOfOne(t *testing.T) {
+	for _, raw := range []string{"Subject: a\n\nb\n", "Subject: a\n\nb\n\n", "Subject: a\n\n"} {
+		var b bytes.Buffer
+		w := NewWriter(&b)
+		if err := errors.Join(w.Write([]byte(raw), time.Unix(0, 0)), w.w.Flush()); err != nil {
+			t.Fatal(err)
+		}
+		m, err := NewReader(&b, Auto, 1<<20).Next()
+		if err != nil || string(m.Raw) != raw {
+			t.Errorf("%q comes back as %q, %v", raw, m.Raw, err)
+		}
+	}
+}

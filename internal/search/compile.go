@@ -261,9 +261,8 @@ func (c *compiler) term(t Term) (string, error) {
 		return nil
 	})
 	if n == 0 {
-		// Nothing but punctuation: it restricts nothing.
-		if t.Field == "" && t.Prefix {
-			return quote(index.KeyAll), nil
+		if t.Field == "" {
+			return quote(index.KeyAll), nil // nothing but punctuation restricts nothing
 		}
 		return "", nil
 	}

@@ -347,6 +347,9 @@ func (s *Searcher) count(c *compiler, res *Result, years []int) error {
 	return err
 }
 
+// ErrPlace: Request.After is no place in a list of hits.
+var ErrPlace = errors.New("the place in the list of hits is not valid; search again")
+
 // cursor is where a page ends.
 type cursor struct {
 	row  catalog.Row // of the last hit, and its id in the shard of its year
@@ -370,7 +373,7 @@ func parseCursor(s string) (c cursor, err error) {
 		_, err = fmt.Sscanf(string(b), "%d %d %d", &c.row, &c.id, &c.skip)
 	}
 	if err != nil || c.skip < 0 || c.skip > maxSkip {
-		return cursor{}, errors.New("the place in the list of hits is not valid; search again")
+		return cursor{}, ErrPlace
 	}
 	return c, nil
 }

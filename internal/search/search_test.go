@@ -244,6 +244,22 @@ func TestScope(t *testing.T) {
 
 // More messages in one second than it has ids, at the end of a day and of a
 // year: none is lost, none comes twice, and dates stay exact.
+// Punctuation restricts nothing.
+func TestPunctuation(t *testing.T) {
+	f := newFixture(t)
+	f.add(t, "one", f.me, "INBOX", mail(1, "one", "hello world"))
+	f.add(t, "two", f.me, "INBOX", mail(2, "two", "other"))
+	f.wait(t)
+	for _, q := range []string{"hello & world", "hello !!!", "hello / world", `"" hello`} {
+		if got, _ := f.find(t, Request{Query: q, Scope: catalog.Scope{All: true}}); got != "one" {
+			t.Errorf("%s finds %q", q, got)
+		}
+	}
+	if _, err := f.s.Search(ctx, Request{Query: "hello", After: "x"}); !errors.Is(err, ErrPlace) {
+		t.Errorf("a place that is none: %v", err)
+	}
+}
+
 func TestCrowdedSecond(t *testing.T) {
 	f := newFixture(t)
 	const crowd = 300

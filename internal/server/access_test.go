@@ -167,7 +167,7 @@ func TestUnlockPage(t *testing.T) {
 	b.do(chromedp.SendKeys(`input[name=passphrase]`, "not this one"), chromedp.Submit(`form.stack`), chromedp.WaitVisible(`.note.bad`))
 	b.until(`document.querySelector("[role=alert]").textContent.includes("does not open with this passphrase")`)
 	b.do(chromedp.Click(`button[value=de]`))
-	b.until(`document.documentElement.lang == "de" && document.querySelector("input[name=passphrase]")`)
+	b.until(`document.documentElement?.lang == "de" && document.querySelector("input[name=passphrase]")`)
 	b.do(chromedp.SendKeys(`input[name=passphrase]`, "auch nicht"), chromedp.Submit(`form.stack`), chromedp.WaitVisible(`.note.bad`), b.shot("unlock-german"))
 	b.do(chromedp.SendKeys(`input[name=passphrase]`, password), chromedp.Submit(`form.stack`))
 	b.until(`location.pathname == "/signin" && document.querySelector("input[name=password]")`)

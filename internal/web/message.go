@@ -66,8 +66,32 @@ func (w *Web) load(r *request, id string) (*catalog.Hit, []byte, error) {
 	if len(hits) == 0 {
 		return nil, nil, errNotFound
 	}
+	if err := w.makeRoom(r, e.Size); err != nil {
+		return nil, nil, err
+	}
 	raw, err := w.archive.Raw(&hits[0].Entry)
 	return &hits[0], raw, err
+}
+
+// Memory for whole messages that are being shown, in bytes: a message takes
+// about three times its size until its page is sent.
+const (
+	showRoom  = 320 << 20
+	showTimes = 3
+)
+
+// makeRoom waits until there is memory for a message; it is given back when the
+// request ends.
+func (w *Web) makeRoom(r *request, size int64) error {
+	n := min(size*showTimes, showRoom) - r.held
+	if n <= 0 {
+		return nil
+	}
+	err := w.room.Acquire(r.Context(), n)
+	if err == nil {
+		r.held += n
+	}
+	return err
 }
 
 func (w *Web) message(r *request, id, query string) (*messageView, error) {

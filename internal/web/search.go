@@ -128,6 +128,9 @@ func (w *Web) searchPage(r *request) error {
 	switch {
 	case errors.As(err, &syntax):
 		v.Problem, status = r.lang.T("search.syntax", "Pos", syntax.Pos+1, "What", r.lang.T("syntax."+syntax.Problem.String(), "Text", syntax.Fragment)), http.StatusBadRequest
+	case errors.Is(err, search.ErrPlace):
+		http.Redirect(r.w, r.Request, with(r.URL, "after", ""), http.StatusSeeOther)
+		return nil
 	case errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil && r.Context().Err() == nil:
 		v.Problem, status = r.lang.T("search.timeout"), http.StatusServiceUnavailable
 	case err != nil:

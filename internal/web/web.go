@@ -18,6 +18,8 @@ import (
 	"net/netip"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/letterhold/letterhold/internal/archive"
 	"github.com/letterhold/letterhold/internal/auth"
 	"github.com/letterhold/letterhold/internal/ingest"
@@ -31,7 +33,8 @@ type Web struct {
 	search  *search.Searcher
 	auth    *auth.Auth
 	log     *slog.Logger
-	ca      []byte // PEM of the internal CA
+	ca      []byte              // PEM of the internal CA
+	room    *semaphore.Weighted // for whole messages in memory
 	runner  *ingest.Runner
 	posture func(context.Context) (*posture.Report, error)
 	pages   *pages
@@ -54,7 +57,7 @@ func New(a *archive.Archive, s *search.Searcher, au *auth.Auth, o Options) (*Web
 	if err != nil {
 		return nil, err
 	}
-	w := &Web{archive: a, search: s, auth: au, log: o.Log, ca: o.CA, runner: o.Runner, posture: o.Posture, pages: p}
+	w := &Web{archive: a, search: s, auth: au, log: o.Log, ca: o.CA, room: semaphore.NewWeighted(showRoom), runner: o.Runner, posture: o.Posture, pages: p}
 	w.handler = w.routes()
 	return w, nil
 }
@@ -109,6 +112,7 @@ type request struct {
 	w    http.ResponseWriter
 	who  *auth.Who // nil: not signed in
 	lang *speech
+	held int64 // bytes of the room for messages
 }
 
 const cookieName = "__Host-letterhold"
@@ -137,6 +141,7 @@ var errNotFound = errors.New("not found")
 func (w *Web) serve(rt route, rw http.ResponseWriter, hr *http.Request) {
 	hr.Body = http.MaxBytesReader(rw, hr.Body, maxForm)
 	r := &request{Request: hr, w: rw}
+	defer func() { w.room.Release(r.held) }()
 	if c, err := hr.Cookie(cookieName); err == nil {
 		who, err := w.auth.Session(hr.Context(), c.Value)
 		if err != nil && !errors.Is(err, auth.ErrSession) {
