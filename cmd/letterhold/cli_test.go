@@ -387,6 +387,16 @@ func TestThroughTheServer(t *testing.T) {
 			t.Errorf("%v: %s", c.args, out)
 		}
 	}
+	// The archive named by the environment of the client alone.
+	for _, args := range [][]string{{"doctor"}, {"key", "add", "--new-key-file", "another.key"}, {"user", "link", "--mailbox", "m"}} {
+		var out bytes.Buffer
+		e := &env{stdin: &bytes.Buffer{}, stdout: &out, stderr: &out, cwd: dir, getenv: func(name string) string {
+			return map[string]string{"LETTERHOLD_ARCHIVE": filepath.Join(dir, "a")}[name]
+		}}
+		if code := run(context.Background(), e, args); code != 0 {
+			t.Errorf("%v: exit %d: %s", args, code, out.String())
+		}
+	}
 	if _, errs, code := lh(t, dir, "search", `"open`); code != exitUsage || !strings.Contains(errs, "character 1") {
 		t.Errorf("exit %d: %s", code, errs)
 	}

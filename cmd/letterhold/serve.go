@@ -178,8 +178,19 @@ mailbox only. The server must be running.`,
 // execute runs the command lines of the local socket inside the server.
 func (e *env) execute(o *server.Opened) server.Execute {
 	return func(ctx context.Context, c server.Call, stdin io.Reader, stdout, stderr io.Writer) int {
-		inner := &env{stdin: stdin, stdout: stdout, stderr: stderr, getenv: func(string) string { return "" }, cwd: c.Dir, width: c.Width, open: o}
+		inner := &env{stdin: stdin, stdout: stdout, stderr: stderr, getenv: onlyArchive(o.Dir), cwd: c.Dir, width: c.Width, open: o}
 		return run(ctx, inner, c.Args)
+	}
+}
+
+// onlyArchive is the environment of a command line that a server runs: the
+// client may have named the archive in its own.
+func onlyArchive(dir string) func(string) string {
+	return func(name string) string {
+		if name == "LETTERHOLD_ARCHIVE" {
+			return dir
+		}
+		return ""
 	}
 }
 
