@@ -20,8 +20,8 @@ import (
 	"github.com/letterhold/letterhold/internal/tlsconf"
 )
 
-// Profile says what is collected, from where, into whose mailbox, how often,
-// and whether the source is cleaned up afterwards. Its JSON is in state.db; the
+// Profile says what is collected, from where, into whose mailbox, and how often.
+// The source is left as it is. Its JSON is in state.db; the
 // password is a secret of its own and is no part of it.
 type Profile struct {
 	ID      int64     `json:"-"`
@@ -39,13 +39,10 @@ type Profile struct {
 	At     string   `json:"at,omitempty"`    // daily "02:30", or weekly "Mon 02:30"
 	Window string   `json:"window,omitempty"`
 
-	DeleteAfter int        `json:"delete_after,omitempty"` // days; 0: the source is left as it is
-	Bandwidth   int64      `json:"bandwidth,omitempty"`    // bytes a second; 0: no limit
-	AllowNet    []string   `json:"allow_net,omitempty"`
-	CA          string     `json:"ca,omitempty"`  // PEM
-	Pin         string     `json:"pin,omitempty"` // SHA-256 of the server's key
-	Exception   *Exception `json:"exception,omitempty"`
-	TokenSource string     `json:"token_source,omitempty"`
+	AllowNet  []string   `json:"allow_net,omitempty"`
+	CA        string     `json:"ca,omitempty"`  // PEM
+	Pin       string     `json:"pin,omitempty"` // SHA-256 of the server's key
+	Exception *Exception `json:"exception,omitempty"`
 }
 
 // Exception is a weakening that somebody answers for, for a limited time.
@@ -102,9 +99,6 @@ func (p *Profile) Check(now time.Time) error {
 	}
 	if every := time.Duration(p.Every); every != 0 && every < minEvery {
 		return fmt.Errorf("every %s: the least is %s", every, minEvery)
-	}
-	if p.DeleteAfter < 0 {
-		return errors.New("days after which mail is deleted at the source: they are 1 or more")
 	}
 	for _, pattern := range slices.Concat(p.Include, p.Exclude) {
 		if _, err := path.Match(pattern, ""); err != nil {
