@@ -1,5 +1,5 @@
 // Package imapclient is the part of an IMAP client that an archive needs: it
-// looks, reads, waits, and only if asked deletes or appends (RFC 9051 and 3501).
+// looks and reads (RFC 9051 and 3501). It changes nothing.
 //
 // It is written for servers that are hostile, or that somebody on the path
 // pretends to be. Before TLS it reads the greeting and the answer to STARTTLS,
@@ -46,8 +46,6 @@ type Options struct {
 	Now      func() time.Time
 	// Literal is the largest message in bytes.
 	Literal int64
-	// Wrap, if set, wraps the raw connection: limits of bandwidth.
-	Wrap func(net.Conn) net.Conn
 }
 
 // Timeouts: how long a server may be silent.
@@ -116,9 +114,6 @@ func Dial(ctx context.Context, o Options) (*Client, error) {
 	conn, err := o.Dialer.Dial(ctx, o.Host, o.Port)
 	if err != nil {
 		return nil, err
-	}
-	if o.Wrap != nil {
-		conn = o.Wrap(conn)
 	}
 	c := &Client{o: o, Protocol: "no encryption"}
 	c.attach(ctx, conn)

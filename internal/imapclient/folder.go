@@ -176,20 +176,14 @@ func (c *Client) Status(f *Folder) (s Status, err error) {
 	return s, tlsconf.At(tlsconf.StepFolders, err)
 }
 
-// Examine opens a folder for reading only (RFC 9051, 6.3.3). Select opens it so
-// that messages can be deleted.
-func (c *Client) Examine(f *Folder) (Status, error) { return c.selectFolder("EXAMINE", f) }
-
-// Select opens a folder for reading and writing.
-func (c *Client) Select(f *Folder) (Status, error) { return c.selectFolder("SELECT", f) }
-
-func (c *Client) selectFolder(verb string, f *Folder) (s Status, err error) {
+// Examine opens a folder for reading only (RFC 9051, 6.3.3).
+func (c *Client) Examine(f *Folder) (s Status, err error) {
 	c.exists = 0
-	pieces := line(verb, c.name(f))
+	pieces := line("EXAMINE", c.name(f))
 	if c.Has("CONDSTORE") {
 		pieces[len(pieces)-1] += " (CONDSTORE)"
 	}
-	_, err = c.run(verb, pieces, func(p *response) error {
+	_, err = c.run("EXAMINE", pieces, func(p *response) error {
 		word, arg, _ := strings.Cut(p.code, " ")
 		n, nerr := strconv.ParseUint(arg, 10, 64)
 		if nerr != nil {
