@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/letterhold/letterhold/internal/mailtest"
 )
 
 // terminal is a pseudo-terminal with a program at it.
@@ -31,7 +33,7 @@ func atTerminal(t *testing.T, width uint16, cmd *exec.Cmd) *terminal {
 	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
-		t.Skip("no pseudo-terminals here: ", err)
+		mailtest.Missing(t, "no pseudo-terminals here: ", err)
 	}
 	t.Cleanup(func() { master.Close() })
 	fd := int(master.Fd())
@@ -43,11 +45,11 @@ func atTerminal(t *testing.T, width uint16, cmd *exec.Cmd) *terminal {
 		err = unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: width})
 	}
 	if err != nil {
-		t.Skip("no pseudo-terminals here: ", err)
+		mailtest.Missing(t, "no pseudo-terminals here: ", err)
 	}
 	slave, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
-		t.Skip("no pseudo-terminals here: ", err)
+		mailtest.Missing(t, "no pseudo-terminals here: ", err)
 	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}

@@ -29,11 +29,18 @@ func Program(t testing.TB, name, pkg string) string {
 			return p
 		}
 	}
-	if os.Getenv("CI") != "" {
-		t.Fatalf("%s is missing; install %s", name, pkg)
-	}
-	t.Skipf("%s is missing (Debian's package %s)", name, pkg)
+	Missing(t, name, " is missing (Debian's package ", pkg, ")")
 	return ""
+}
+
+// Missing ends a test that lacks something of its surroundings: it is skipped,
+// and fails in CI.
+func Missing(t testing.TB, why ...any) {
+	t.Helper()
+	if os.Getenv("CI") != "" {
+		t.Fatal(why...)
+	}
+	t.Skip(why...)
 }
 
 // Port returns a free port of loopback.

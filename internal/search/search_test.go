@@ -244,6 +244,51 @@ func TestScope(t *testing.T) {
 
 // More messages in one second than it has ids, at the end of a day and of a
 // year: none is lost, none comes twice, and dates stay exact.
+// The index proposes messages that the catalog no longer has: pages are filled
+// from those behind them, and no message comes twice.
+func TestStaleIndex(t *testing.T) {
+	f := newFixture(t)
+	var gone []seal.ID
+	const n = 120
+	for i := range n {
+		r, err := f.a.Add(ctx, []byte(mail(1+i%28, fmt.Sprint("number ", i), "word")), archive.Provenance{Mailbox: f.me, Folder: "INBOX", Source: "test"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i%3 != 0 {
+			gone = append(gone, r.ID)
+		}
+	}
+	f.wait(t)
+	if err := f.x.Close(); err != nil { // it follows no more
+		t.Fatal(err)
+	}
+	if err := f.a.Dispose(ctx, gone, "test", ""); err != nil {
+		t.Fatal(err)
+	}
+	for _, sort := range []Sort{Newest, Oldest} {
+		seen := map[seal.ID]bool{}
+		for after := ""; ; {
+			r, err := f.s.Search(ctx, Request{Query: "word", Scope: catalog.Scope{All: true}, Sort: sort, Limit: 15, After: after})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, h := range r.Hits {
+				if seen[h.ID] {
+					t.Fatalf("%s: %s comes twice", sort, h.Subject)
+				}
+				seen[h.ID] = true
+			}
+			if after = r.Next; after == "" {
+				break
+			}
+		}
+		if len(seen) != n/3 {
+			t.Errorf("%s: %d messages, want %d", sort, len(seen), n/3)
+		}
+	}
+}
+
 // Punctuation restricts nothing.
 func TestPunctuation(t *testing.T) {
 	f := newFixture(t)
