@@ -11,8 +11,7 @@ import (
 
 	"github.com/letterhold/letterhold/internal/archive"
 	"github.com/letterhold/letterhold/internal/catalog"
-	"github.com/letterhold/letterhold/internal/durable/crashfs"
-	"github.com/letterhold/letterhold/internal/seal"
+	"github.com/letterhold/letterhold/internal/mailtest"
 )
 
 // Whoever cannot sign in cannot fill the ledger: refusals of an account are two
@@ -20,23 +19,7 @@ import (
 func TestRefusalsAreFewLeaves(t *testing.T) {
 	ctx := context.Background()
 	now := time.Date(2026, 3, 12, 9, 0, 0, 0, time.UTC)
-	o := archive.Options{Now: func() time.Time { return now }}
-	d := crashfs.New()
-	ring, err := archive.Create(d, o, func(k *seal.KeyFile, r *seal.Ring) error {
-		s, err := seal.ParseKeyFile(seal.KindKeyFile, seal.NewKeyFile())
-		if err == nil {
-			_, err = k.AddSlot(r, s, "", seal.WeakCost, now)
-		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	a, err := archive.Open(d, ring, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer a.Close()
+	a := mailtest.Archive(t, func() time.Time { return now })
 	x := New(a)
 	x.Hasher = Hasher{Cost: Cost{1, 64}}
 	const password = "a quiet reading room at dusk"
