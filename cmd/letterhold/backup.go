@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"time"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/letterhold/letterhold/internal/archive"
 	"github.com/letterhold/letterhold/internal/durable"
+	"github.com/letterhold/letterhold/internal/seal"
 	"github.com/letterhold/letterhold/internal/server"
 )
 
@@ -48,11 +50,7 @@ recovery words, elsewhere.`,
 				if err != nil {
 					return err
 				}
-				if js {
-					return e.printJSON(r)
-				}
-				e.printf("%d packs, %s copied, parcel %s; %d old parcels removed\n", r.Packs, human(r.Copied), r.Parcel, r.Removed)
-				return nil
+				return e.report(js, r, "%d packs, %s copied, parcel %s; %d old parcels removed\n", r.Packs, human(r.Copied), r.Parcel, r.Removed)
 			})
 		},
 	}
@@ -62,7 +60,8 @@ recovery words, elsewhere.`,
 }
 
 func restoreCmd(e *env) *cobra.Command {
-	return &cobra.Command{
+	var js bool
+	return asJSON(&cobra.Command{
 		Use:   "restore-archive BACKUP",
 		Short: "Make an archive from a backup, in the new folder named by --archive",
 		Long: `Makes an archive from the newest parcel of a backup, in the new folder that
@@ -86,18 +85,10 @@ verifies all of it. Exit code 4 if anything is not as it was written.`,
 			if err := os.MkdirAll(dir, 0o700); err != nil {
 				return err
 			}
-			to, err := durable.OpenFolder(dir)
-			if err != nil {
+			if err := e.restore(c.Context(), from, dir, s); err != nil {
 				return err
 			}
-			defer to.Close()
-			p := e.progress("restoring")
-			err = archive.Restore(c.Context(), from, to, s, func(n int64) { p.set(n, 0, "") })
-			p.end()
-			if err != nil {
-				return err
-			}
-			if err := e.with(c.Context(), func(o *server.Opened) error { return e.repaired(c.Context(), o, "archive") }); err != nil {
+			if err := e.with(c.Context(), func(o *server.Opened) error { return o.Index.Wait(c.Context()) }); err != nil {
 				return err
 			}
 			var r *archive.Report
@@ -109,7 +100,24 @@ verifies all of it. Exit code 4 if anything is not as it was written.`,
 			}); err != nil {
 				return err
 			}
-			return e.reportVerify(r, false)
+			return e.reportVerify(r, js)
 		},
+	}, &js)
+}
+
+// restore makes the archive; nobody else may while this lasts.
+func (e *env) restore(ctx context.Context, from durable.FS, dir string, s seal.Secret) error {
+	unlock, err := archive.Lock(dir)
+	if err != nil {
+		return err
 	}
+	defer unlock()
+	to, err := durable.OpenFolder(dir)
+	if err != nil {
+		return err
+	}
+	defer to.Close()
+	p := e.progress("restoring")
+	defer p.end()
+	return notVacant(dir, archive.Restore(ctx, from, to, s, func(n int64) { p.set(n, 0, "") }))
 }

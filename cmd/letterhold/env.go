@@ -149,7 +149,7 @@ To begin for real:     letterhold init DIR --key-file FILE
 	f.StringVar(&e.keyFile, "key-file", e.getenv("LETTERHOLD_KEY_FILE"), "key file that opens it (LETTERHOLD_KEY_FILE)")
 	f.StringVar(&e.passphraseFile, "passphrase-file", "", "file that holds the passphrase")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(initCmd(e), importCmd(e), profileCmd(e), searchCmd(e), showCmd(e), exportCmd(e), statsCmd(e), mailboxCmd(e), verifyCmd(e), repairCmd(e), compactCmd(e),
+	root.AddCommand(initCmd(e), importCmd(e), runsCmd(e), profileCmd(e), searchCmd(e), showCmd(e), exportCmd(e), statsCmd(e), mailboxCmd(e), verifyCmd(e), repairCmd(e), compactCmd(e),
 		backupCmd(e), restoreCmd(e), keyCmd(e), recoverCmd(e), serveCmd(e), unlockCmd(e), tryCmd(e), versionCmd(e), doctorCmd(e), configCmd(e), checkpointCmd(e), userCmd(e))
 	walk(root, func(c *cobra.Command) {
 		c.SuggestionsMinimumDistance = 2
@@ -311,12 +311,15 @@ func (e *env) strict(ctx context.Context, fn func(*archive.Archive) error) error
 	if err != nil {
 		return err
 	}
+	if err := archive.Look(dir); err != nil {
+		return err
+	}
 	unlock, err := archive.Lock(dir)
 	if errors.Is(err, archive.ErrLocked) {
 		return e.forward(ctx, dir, err)
 	}
 	if err != nil {
-		return noArchive(err)
+		return err
 	}
 	defer unlock()
 	d, err := durable.OpenFolder(dir)
@@ -339,11 +342,19 @@ func (e *env) strict(ctx context.Context, fn func(*archive.Archive) error) error
 	return errors.Join(fn(a), a.Close())
 }
 
-func noArchive(err error) error {
-	if errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("%w: %w", archive.ErrNoArchive, err)
+// report prints what a verb did: JSON for scripts, or a sentence.
+func (e *env) report(js bool, v any, format string, a ...any) error {
+	if js {
+		return e.printJSON(v)
 	}
-	return err
+	e.printf(format, a...)
+	return nil
+}
+
+// asJSON is the option --json of a verb.
+func asJSON(c *cobra.Command, js *bool) *cobra.Command {
+	c.Flags().BoolVar(js, "json", false, "print JSON")
+	return c
 }
 
 // printJSON writes one line of JSON.

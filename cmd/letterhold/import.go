@@ -89,34 +89,12 @@ func (e *env) importOne(ctx context.Context, o *server.Opened, im ingest.Import,
 	if err != nil {
 		return err
 	}
-	r := &ingest.Report{Failures: []catalog.Failure{}}
-	r.Seen, r.Bytes = 1, int64(len(raw))
-	if im.DryRun {
-		if r.Archived = 1; o.Archive.Has(ctx, raw) {
-			r.Archived, r.Present = 0, 1
-		}
-		return e.reportImport(r, nil, js, true)
+	r, err := ingest.One(ctx, o.Archive, im, raw, "standard input")
+	if err == nil && !im.DryRun {
+		err = o.Index.Wait(ctx)
 	}
-	mb, err := o.Archive.Mailbox(ctx, im.Mailbox, im.Who)
-	if err != nil {
-		return err
-	}
-	res, err := o.Archive.Add(ctx, raw, archive.Provenance{Mailbox: mb, Folder: im.Folder, Source: "import", Where: "standard input"})
-	switch {
-	case errors.Is(err, archive.ErrMessage):
-		r.Failed = 1
-		r.Failures = append(r.Failures, catalog.Failure{Where: "standard input", Reason: err.Error()})
-		err = nil
-	case err != nil:
-		return err
-	case res.Outcome == archive.Archived:
-		r.Archived = 1
-	default:
-		r.Present = 1
-	}
-	err = errors.Join(err, o.Index.Wait(ctx))
 	r.Seconds = time.Since(start).Seconds()
-	return e.reportImport(r, err, js, false)
+	return e.reportImport(r, err, js, im.DryRun)
 }
 
 // shownSkips is how many files that were not read are named.
@@ -140,7 +118,7 @@ func (e *env) reportImport(r *ingest.Report, err error, js, dry bool) error {
 		}
 		for i, f := range r.Skipped {
 			if i == shownSkips {
-				fmt.Fprintf(e.stderr, "and %d more were not read; --json lists them all\n", len(r.Skipped)-i)
+				fmt.Fprintf(e.stderr, "and %d more were not read; \"letterhold runs\" lists them all\n", len(r.Skipped)-i)
 				break
 			}
 			fmt.Fprintf(e.stderr, "not read: %s: %s\n", f.Where, f.Reason)

@@ -66,16 +66,22 @@ func exists(name string) bool {
 // emptyFolder refuses a folder that an archive cannot be made in, before
 // anything is made for it.
 func emptyFolder(dir string) error {
-	es, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+	d, err := durable.OpenFolder(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
-	for _, x := range es {
-		if x.Name() != "lost+found" {
-			return hint(fmt.Errorf("%s: %w (it contains %s)", dir, archive.ErrExists, x.Name()), "an archive is made in an empty or new folder")
-		}
+	defer d.Close()
+	return notVacant(dir, archive.Vacant(d))
+}
+
+func notVacant(dir string, err error) error {
+	if errors.Is(err, archive.ErrExists) {
+		return hint(fmt.Errorf("%s: %w", dir, err), "an archive is made in an empty or new folder")
 	}
-	return nil
+	return err
 }
 
 func (e *env) printWords(words []string) {
@@ -193,6 +199,11 @@ func createArchive(dir string, secrets []seal.Secret) (id string, words []string
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", nil, err
 	}
+	unlock, err := archive.Lock(dir)
+	if err != nil {
+		return "", nil, err
+	}
+	defer unlock()
 	d, err := durable.OpenFolder(dir)
 	if err != nil {
 		return "", nil, err
@@ -208,8 +219,5 @@ func createArchive(dir string, secrets []seal.Secret) (id string, words []string
 		}
 		return nil
 	})
-	if errors.Is(err, archive.ErrExists) {
-		err = hint(fmt.Errorf("%s: %w", dir, err), "an archive is made in an empty or new folder")
-	}
-	return id, words, err
+	return id, words, notVacant(dir, err)
 }

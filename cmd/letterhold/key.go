@@ -15,6 +15,15 @@ import (
 	"github.com/letterhold/letterhold/internal/server"
 )
 
+type slotJSON struct {
+	ID      string        `json:"id"`
+	Kind    seal.SlotKind `json:"kind"`
+	Label   string        `json:"label"`
+	Created time.Time     `json:"created"`
+}
+
+func slotOf(s seal.Slot) slotJSON { return slotJSON{s.ID, s.Kind, s.Label, s.Created} }
+
 func keyCmd(e *env) *cobra.Command {
 	c := &cobra.Command{Use: "key", Short: "Key slots: ways to open the archive"}
 	var js bool
@@ -22,15 +31,9 @@ func keyCmd(e *env) *cobra.Command {
 		Use: "list", Short: "List the key slots", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return e.with(c.Context(), func(o *server.Opened) error {
-				type slotJSON struct {
-					ID      string        `json:"id"`
-					Kind    seal.SlotKind `json:"kind"`
-					Label   string        `json:"label"`
-					Created time.Time     `json:"created"`
-				}
 				out := []slotJSON{}
 				for _, s := range o.Archive.Slots() {
-					out = append(out, slotJSON{s.ID, s.Kind, s.Label, s.Created})
+					out = append(out, slotOf(s))
 				}
 				if js {
 					return e.printJSON(map[string]any{"slots": out})
@@ -44,6 +47,7 @@ func keyCmd(e *env) *cobra.Command {
 	}
 	list.Flags().BoolVar(&js, "json", false, "print JSON")
 	var newKey, newPass, label string
+	var addJS, removeJS bool
 	add := &cobra.Command{
 		Use: "add", Short: "Add a way to open the archive", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -53,10 +57,10 @@ func keyCmd(e *env) *cobra.Command {
 			}
 			return e.with(c.Context(), func(o *server.Opened) error {
 				slot, err := o.Archive.AddSlot(s, label, keyOwner, seal.Cost{})
-				if err == nil {
-					e.printf("slot %s added\n", slot.ID)
+				if err != nil {
+					return err
 				}
-				return err
+				return e.report(addJS, slotOf(slot), "slot %s added\n", slot.ID)
 			})
 		},
 	}
@@ -74,15 +78,15 @@ func keyCmd(e *env) *cobra.Command {
 					return hint(errors.New("this is the recovery key: without it, a lost key means lost mail"), "letterhold key rotate --root replaces it; --force removes it all the same")
 				}
 				err := o.Archive.RemoveSlot(args[0], keyOwner)
-				if err == nil {
-					e.printf("slot %s removed. Older copies of keys.json still open with its key; if it is known to others, rotate: letterhold key rotate --root\n", args[0])
+				if err != nil {
+					return err
 				}
-				return err
+				return e.report(removeJS, map[string]any{"slot": args[0]}, "slot %s removed. Older copies of keys.json still open with its key; if it is known to others, rotate: letterhold key rotate --root\n", args[0])
 			})
 		},
 	}
 	remove.Flags().BoolVar(&force, "force", false, "also the recovery key")
-	c.AddCommand(list, add, remove, rotateCmd(e))
+	c.AddCommand(list, asJSON(add, &addJS), asJSON(remove, &removeJS), rotateCmd(e))
 	return c
 }
 
@@ -108,7 +112,7 @@ func (e *env) newSecret(keyFile, passFile string) (seal.Secret, error) {
 }
 
 func rotateCmd(e *env) *cobra.Command {
-	var root bool
+	var root, js bool
 	var newKey, newPass string
 	c := &cobra.Command{
 		Use:   "rotate",
@@ -122,10 +126,10 @@ were taken before stay readable with the old keys.`,
 			if !root {
 				return e.with(c.Context(), func(o *server.Opened) error {
 					err := o.Archive.Rotate(keyOwner)
-					if err == nil {
-						e.printf("keys rotated\n")
+					if err != nil {
+						return err
 					}
-					return err
+					return e.report(js, map[string]any{"rotated": "epochs"}, "keys rotated\n")
 				})
 			}
 			s, err := e.newSecret(newKey, newPass)
@@ -144,6 +148,9 @@ were taken before stay readable with the old keys.`,
 				if err := o.Archive.RotateRoot(keyOwner, seal.Cost{}, s, recovery); err != nil {
 					return err
 				}
+				if js {
+					return e.printJSON(map[string]any{"rotated": "root", "recovery_words": words})
+				}
 				e.printf("Root key and all keys rotated. Earlier copies of this archive stay exposed to the old keys.\n\n")
 				e.printWords(words)
 				return nil
@@ -154,6 +161,7 @@ were taken before stay readable with the old keys.`,
 			return e.makeCaches(c.Context(), s)
 		},
 	}
+	asJSON(c, &js)
 	c.Flags().BoolVar(&root, "root", false, "after a compromise: a new root key and new slots")
 	c.Flags().StringVar(&newKey, "new-key-file", "", "with --root: the key file that opens the archive from now on")
 	c.Flags().StringVar(&newPass, "new-passphrase-file", "", "with --root: file with the passphrase that opens it from now on")
@@ -196,40 +204,46 @@ func recoverCmd(e *env) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var add seal.Secret
-			switch {
-			case e.keyFile != "":
-				add, err = makeKeyFile(e.path(e.keyFile), dir)
-			case e.passphraseFile != "":
-				add, err = e.readPassphrase(e.passphraseFile)
-			default:
-				err = usage("recover: name the new key with --key-file F or --passphrase-file F")
-			}
+			slot, err := e.recover(dir, with)
 			if err != nil {
 				return err
 			}
-			unlock, err := archive.Lock(dir)
-			if err != nil {
-				return noArchive(err)
-			}
-			defer unlock()
-			d, err := durable.OpenFolder(dir)
-			if err != nil {
-				return err
-			}
-			defer d.Close()
-			slot, err := archive.Recover(d, with, add, seal.Cost{}, archive.Options{Log: e.logger()})
-			if err != nil {
-				return err
-			}
-			if js {
-				return e.printJSON(map[string]any{"slot": slot.ID, "kind": slot.Kind})
-			}
-			e.printf("slot %s added: the archive opens with the new key\n", slot.ID)
-			return nil
+			return e.report(js, map[string]any{"slot": slot.ID, "kind": slot.Kind}, "slot %s added: the archive opens with the new key\n", slot.ID)
 		},
 	}
 	c.Flags().StringVar(&words, "words-file", "", "file that holds the 24 words")
 	c.Flags().BoolVar(&js, "json", false, "print JSON")
 	return c
+}
+
+// recover adds a slot with the recovery key. The new key is made only when the
+// words have opened the archive.
+func (e *env) recover(dir string, with seal.Secret) (slot seal.Slot, err error) {
+	if e.keyFile == "" && e.passphraseFile == "" {
+		return slot, usage("recover: name the new key with --key-file F or --passphrase-file F")
+	}
+	if err := archive.Look(dir); err != nil {
+		return slot, err
+	}
+	unlock, err := archive.Lock(dir)
+	if errors.Is(err, archive.ErrLocked) {
+		return slot, hint(err, "a server that is unlocked adds a key without the words: letterhold key add --new-key-file F; else stop it first")
+	}
+	if err != nil {
+		return slot, err
+	}
+	defer unlock()
+	d, err := durable.OpenFolder(dir)
+	if err != nil {
+		return slot, err
+	}
+	defer d.Close()
+	if _, _, err := archive.Unlock(d, with); err != nil {
+		return slot, err
+	}
+	add, err := e.newSecret(e.keyFile, e.passphraseFile)
+	if err != nil {
+		return slot, err
+	}
+	return archive.Recover(d, with, add, seal.Cost{}, archive.Options{Log: e.logger()})
 }

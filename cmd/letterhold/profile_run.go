@@ -12,24 +12,6 @@ import (
 	"github.com/letterhold/letterhold/internal/server"
 )
 
-type runJSON struct {
-	Run     int64      `json:"run"`
-	State   string     `json:"state"`
-	Who     string     `json:"by"`
-	Started time.Time  `json:"started"`
-	Ended   *time.Time `json:"ended,omitempty"`
-	catalog.Counts
-	Failures []catalog.Failure `json:"failures,omitempty"`
-}
-
-func runOf(r *catalog.Run) *runJSON {
-	j := &runJSON{Run: r.ID, State: r.State, Who: r.Who, Started: r.Started, Counts: r.Counts, Failures: r.Failures}
-	if !r.Ended.IsZero() {
-		j.Ended = &r.Ended
-	}
-	return j
-}
-
 func profileRun(e *env) *cobra.Command {
 	var js, wait bool
 	c := &cobra.Command{
@@ -103,7 +85,7 @@ func (e *env) reportRun(out *ingest.Outcome, js bool) error {
 		for _, f := range out.Failures {
 			e.printf("failed: %s: %s\n", f.Where, f.Reason)
 		}
-		e.printf("%s: %d seen = %d archived + %d already there + %d skipped by rule + %d failed\n", out.State, out.Seen, out.Archived, out.Present, out.Report.Counts.Skipped, out.Failed)
+		e.printf("%s: %s\n", out.State, sum(out.Counts))
 	}
 	switch out.State {
 	case catalog.RunDone:
@@ -121,24 +103,7 @@ func profileRuns(e *env) *cobra.Command {
 		Use: "runs NAME", Short: "List the last runs of a profile", Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return e.withProfile(c.Context(), args[0], func(o *server.Opened, p *ingest.Profile) error {
-				var rs []catalog.Run
-				if err := o.Archive.State().View(c.Context(), func(v catalog.View) (err error) {
-					rs, err = v.RunsOf(p.ID, limit)
-					return err
-				}); err != nil {
-					return err
-				}
-				out := []*runJSON{}
-				for i := range rs {
-					out = append(out, runOf(&rs[i]))
-				}
-				if js {
-					return e.printJSON(map[string]any{"runs": out})
-				}
-				for _, r := range out {
-					e.printf("%6d  %s  %-9s  %d seen, %d archived, %d already there, %d failed\n", r.Run, r.Started.Format("2006-01-02 15:04"), r.State, r.Seen, r.Archived, r.Present, r.Failed)
-				}
-				return nil
+				return e.listRuns(c.Context(), o, func(v catalog.View) ([]catalog.Run, error) { return v.RunsOf(p.ID, limit) }, js)
 			})
 		},
 	}
@@ -162,7 +127,7 @@ func profileLog(e *env) *cobra.Command {
 					for _, l := range lines {
 						e.printf("%s  %s\n", l.Time.Format("2006-01-02 15:04:05"), l.Text)
 					}
-					e.printf("%s: %d seen, %d archived, %d already there, %d skipped, %d failed\n", rs[0].State, rs[0].Seen, rs[0].Archived, rs[0].Present, rs[0].Skipped, rs[0].Failed)
+					e.printf("%s: %s\n", rs[0].State, sum(rs[0].Counts))
 					return err
 				})
 			})

@@ -10,6 +10,7 @@ import (
 )
 
 func repairCmd(e *env) *cobra.Command {
+	var js bool
 	c := &cobra.Command{Use: "repair", Short: "Make catalog or index again from the packs"}
 	alone := func() error {
 		if e.open != nil {
@@ -17,7 +18,7 @@ func repairCmd(e *env) *cobra.Command {
 		}
 		return nil
 	}
-	c.AddCommand(&cobra.Command{
+	c.AddCommand(asJSON(&cobra.Command{
 		Use: "catalog", Short: "Make the catalog again, under a fresh key", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return e.with(c.Context(), func(o *server.Opened) error {
@@ -33,10 +34,10 @@ func repairCmd(e *env) *cobra.Command {
 				if err := o.RebuildIndex(keyOwner); err != nil {
 					return err
 				}
-				return e.repaired(c.Context(), o, "catalog and index")
+				return e.repaired(c.Context(), o, "catalog and index", js)
 			})
 		},
-	}, &cobra.Command{
+	}, &js), asJSON(&cobra.Command{
 		Use: "index", Short: "Make the full-text index again, under a fresh key", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return e.with(c.Context(), func(o *server.Opened) error {
@@ -46,35 +47,36 @@ func repairCmd(e *env) *cobra.Command {
 				if err := o.RebuildIndex(keyOwner); err != nil {
 					return err
 				}
-				return e.repaired(c.Context(), o, "index")
+				return e.repaired(c.Context(), o, "index", js)
 			})
 		},
-	})
+	}, &js))
 	return c
 }
 
-func (e *env) repaired(ctx context.Context, o *server.Opened, what string) error {
+func (e *env) repaired(ctx context.Context, o *server.Opened, what string, js bool) error {
 	if err := o.Index.Wait(ctx); err != nil {
 		return err
 	}
 	t, err := o.Archive.Catalog().Totals(ctx)
-	if err == nil {
-		e.printf("The %s was made again: %d messages.\n", what, t.Messages)
+	if err != nil {
+		return err
 	}
-	return err
+	return e.report(js, map[string]any{"made": what, "messages": t.Messages}, "The %s was made again: %d messages.\n", what, t.Messages)
 }
 
 func compactCmd(e *env) *cobra.Command {
-	return &cobra.Command{
+	var js bool
+	return asJSON(&cobra.Command{
 		Use: "compact", Short: "Free the space of erased messages", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return e.with(c.Context(), func(o *server.Opened) error {
 				n, err := o.Archive.Compact(c.Context(), keyOwner)
-				if err == nil {
-					e.printf("%s freed\n", human(n))
+				if err != nil {
+					return err
 				}
-				return err
+				return e.report(js, map[string]any{"freed": n}, "%s freed\n", human(n))
 			})
 		},
-	}
+	}, &js)
 }

@@ -7,8 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"os"
-	"path/filepath"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -79,8 +77,8 @@ func (e *env) serve(ctx context.Context, https string, level slog.Level) error {
 		if e.keyFile != "" || e.passphraseFile != "" {
 			return err
 		}
-		if _, serr := os.Stat(filepath.Join(dir, "archive.json")); serr != nil {
-			return noArchive(serr)
+		if err := archive.Look(dir); err != nil {
+			return err
 		}
 		s, err := server.NewLocked(dir, o, open)
 		if err != nil {

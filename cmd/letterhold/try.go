@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -51,7 +50,7 @@ func (e *env) try(ctx context.Context, dir, https string, paths []string) error 
 		}
 	}
 	fresh := false
-	if _, err := os.Stat(filepath.Join(dir, "archive.json")); errors.Is(err, os.ErrNotExist) {
+	if err := archive.Look(dir); errors.Is(err, archive.ErrNoArchive) {
 		s, err := makeKeyFile(e.path(e.keyFile), dir)
 		if err != nil {
 			return err

@@ -3,21 +3,21 @@ package main
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/letterhold/letterhold/internal/archive"
 	"github.com/letterhold/letterhold/internal/server"
 )
 
 func unlockCmd(e *env) *cobra.Command {
-	return &cobra.Command{
+	var js bool
+	return asJSON(&cobra.Command{
 		Use: "unlock", Short: "Unlock a server that was started without a key", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if e.open != nil {
-				e.printf("The server is not locked.\n")
-				return nil
+				return e.report(js, map[string]any{"unlocked": true}, "The server is not locked.\n")
 			}
 			dir, err := e.archiveDir()
 			if err != nil {
@@ -35,8 +35,8 @@ func unlockCmd(e *env) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if _, err := os.Stat(filepath.Join(dir, "archive.json")); err != nil {
-				return noArchive(err)
+			if err := archive.Look(dir); err != nil {
+				return err
 			}
 			code, err := server.Forward(c.Context(), dir, server.Call{Args: []string{server.UnlockCall}}, strings.NewReader(string(b)), e.stdout, e.stderr)
 			if err != nil {
@@ -45,8 +45,7 @@ func unlockCmd(e *env) *cobra.Command {
 			if code != 0 {
 				return codeError(code)
 			}
-			e.printf("unlocked\n")
-			return nil
+			return e.report(js, map[string]any{"unlocked": true}, "unlocked\n")
 		},
-	}
+	}, &js)
 }

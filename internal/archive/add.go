@@ -110,9 +110,12 @@ func (a *Archive) prepare(ctx context.Context, raw []byte, from Provenance) (*pr
 	return p, a.analyse(ctx, p, raw)
 }
 
-// Has tells whether a message with these bytes is archived.
-func (a *Archive) Has(ctx context.Context, raw []byte) bool {
-	known, err := a.catalog.Known(ctx, a.store.IDs().Of(seal.TypeMessage, seal.Sum(raw)))
+// IDOf returns the id of a message with these bytes, archived or not.
+func (a *Archive) IDOf(raw []byte) seal.ID { return a.store.IDs().Of(seal.TypeMessage, seal.Sum(raw)) }
+
+// Has tells whether a message is archived.
+func (a *Archive) Has(ctx context.Context, id seal.ID) bool {
+	known, err := a.catalog.Known(ctx, id)
 	return err == nil && known
 }
 

@@ -140,21 +140,15 @@ type folderKey struct {
 // never be opened.
 func Create(d durable.FS, o Options, add func(*seal.KeyFile, *seal.Ring) error) (*seal.Ring, error) {
 	o.defaults()
-	es, err := d.ReadDir(".")
-	if err != nil {
-		return nil, err
-	}
-	for _, e := range es {
-		if e.Name() != "lost+found" {
-			return nil, fmt.Errorf("%w (it contains %s)", ErrExists, e.Name())
-		}
-	}
 	var id [16]byte
 	rand.Read(id[:])
 	about := About{Format: format, ID: hex.EncodeToString(id[:]), Created: o.Now().UTC().Truncate(time.Second)}
 	head := about.encode()
 	ring, keys := seal.NewRing(), seal.NewKeyFileFor(about.ID)
 	if err := add(keys, ring); err != nil {
+		return nil, err
+	}
+	if err := begin(d, head); err != nil {
 		return nil, err
 	}
 	for _, dir := range []string{"store", "index", spoolDir} {
@@ -189,8 +183,7 @@ func Create(d durable.FS, o Options, add func(*seal.KeyFile, *seal.Ring) error) 
 	if err := durable.WriteNew(d, lockName, []byte(lockClosed)); err != nil {
 		return nil, err
 	}
-	// archive.json comes last: with it, the archive exists.
-	return ring, durable.Replace(d, aboutName, head)
+	return ring, finish(d)
 }
 
 func (a About) encode() []byte {
@@ -221,13 +214,13 @@ func ReadAbout(d durable.FS) (About, []byte, error) {
 		return a, nil, err
 	}
 	if err := json.Unmarshal(b, &a); err != nil {
-		return a, nil, fmt.Errorf("%s: %w", aboutName, err)
-	}
-	if a.Format != format {
-		return a, nil, fmt.Errorf("%s: format %d; this program reads format %d", aboutName, a.Format, format)
+		return a, nil, fmt.Errorf("%s: %w: %v", aboutName, ErrDamaged, err)
 	}
 	if id, err := hex.DecodeString(a.ID); err != nil || len(id) != 16 || !bytes.Equal(a.encode(), b) {
 		return a, nil, fmt.Errorf("%s: %w: not as it was written", aboutName, ErrDamaged)
+	}
+	if a.Format != format {
+		return a, nil, fmt.Errorf("%s: format %d; this program reads format %d", aboutName, a.Format, format)
 	}
 	return a, b, nil
 }
@@ -532,6 +525,24 @@ func (a *Archive) Mailbox(ctx context.Context, name, who string) (int64, error) 
 		return err
 	})
 	return id, err
+}
+
+// Look tells whether there is an archive in dir: nil, ErrNoArchive, or
+// ErrDamaged if only its description is gone.
+func Look(dir string) error {
+	there := func(name string) bool {
+		_, err := os.Lstat(filepath.Join(dir, name))
+		return !errors.Is(err, fs.ErrNotExist)
+	}
+	switch {
+	case there(aboutName):
+		return nil
+	case there(makingName):
+		return fmt.Errorf("%s: %w: making it was interrupted; what there is of it can be removed", dir, ErrNoArchive)
+	case there(keysName):
+		return fmt.Errorf("%s: %w: it is missing", filepath.Join(dir, aboutName), ErrDamaged)
+	}
+	return fmt.Errorf("%s: %w", dir, ErrNoArchive)
 }
 
 // Lock takes the archive for this process; the returned function gives it

@@ -444,12 +444,8 @@ func removeParcel(d durable.FS, name string) error {
 // backup, computes the ledger's tiles again from the leaves, and compares them
 // with the signed checkpoint.
 func Restore(ctx context.Context, backup, to durable.FS, secret seal.Secret, progress func(int64)) error {
-	es, err := to.ReadDir(".")
-	if err != nil {
+	if err := Vacant(to); err != nil {
 		return err
-	}
-	if len(es) > 0 {
-		return fmt.Errorf("%w (it contains %s)", ErrExists, es[0].Name())
 	}
 	all, err := parcels(backup)
 	if err != nil || len(all) == 0 {
@@ -469,7 +465,11 @@ func Restore(ctx context.Context, backup, to durable.FS, secret seal.Secret, pro
 	if err != nil {
 		return err
 	}
-	if _, _, err := k.Open(secret, head); err != nil {
+	ring, _, err := k.Open(secret, head)
+	if err != nil {
+		return err
+	}
+	if err := begin(to, head); err != nil {
 		return err
 	}
 	copied := int64(0)
@@ -504,27 +504,19 @@ func Restore(ctx context.Context, backup, to durable.FS, secret seal.Secret, pro
 			return err
 		}
 	}
-	if err := bring(path.Join(parcel, aboutName), aboutName); err != nil {
-		return err
-	}
-	ring, _, err := Unlock(to, secret)
-	if err != nil {
-		return err
-	}
 	checkpoint, err := durable.ReadFile(backup, path.Join(parcel, "checkpoint"), 1<<20)
 	if err != nil {
 		return err
 	}
-	return rebuildLedger(to, ring, checkpoint)
+	if err := rebuildLedger(to, k.Archive, ring, checkpoint); err != nil {
+		return err
+	}
+	return finish(to)
 }
 
 // rebuildLedger writes tiles from the leaves in the frames.
-func rebuildLedger(d durable.FS, ring *seal.Ring, checkpoint []byte) error {
-	about, _, err := ReadAbout(d)
-	if err != nil {
-		return err
-	}
-	signer, err := ledger.NewSigner(origin(about.ID), ring.Current(seal.PurposeLedger).Key)
+func rebuildLedger(d durable.FS, id string, ring *seal.Ring, checkpoint []byte) error {
+	signer, err := ledger.NewSigner(origin(id), ring.Current(seal.PurposeLedger).Key)
 	if err != nil {
 		return err
 	}
@@ -536,7 +528,7 @@ func rebuildLedger(d durable.FS, ring *seal.Ring, checkpoint []byte) error {
 	if err != nil {
 		return err
 	}
-	s := store.New(d, about.binary(), ring, end, store.Options{})
+	s := store.New(d, About{ID: id}.binary(), ring, end, store.Options{})
 	defer s.Close()
 	rb := ledger.NewRebuild(func(name string, data []byte) error {
 		if err := d.MkdirAll(path.Dir(name)); err != nil {

@@ -16,6 +16,9 @@ import (
 //go:embed testdata/state-1.sql
 var state1 string
 
+//go:embed testdata/state-2.sql
+var state2Shape string
+
 // A state.db of each earlier version becomes what a new one is, and keeps what
 // it holds.
 func TestMigrate(t *testing.T) {
@@ -37,7 +40,7 @@ func TestMigrate(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer fresh.Close()
-	for version, schema := range map[int]string{1: state1} {
+	for version, schema := range map[int]string{1: state1, 2: state2Shape} {
 		d := crashfs.New()
 		db, err := openDatabase(d, StateName, seal.Key{1}, shape{newest: schema, steps: make([]string, version-1)}, vault.Options{})
 		if err != nil {

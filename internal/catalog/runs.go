@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"errors"
 	"time"
 
 	"github.com/ncruces/go-sqlite3"
@@ -19,7 +20,7 @@ type Counts struct {
 // AddUp tells whether every message that was seen is accounted for.
 func (c Counts) AddUp() bool { return c.Seen == c.Archived+c.Present+c.Skipped+c.Failed }
 
-// Failure is a message that could not be archived.
+// Failure is a message that could not be archived, or that a rule left out.
 type Failure struct {
 	Where  string `json:"where"`
 	Reason string `json:"reason"`
@@ -37,6 +38,7 @@ type Run struct {
 	Cursor  string // behind the last item that is accounted for
 	Counts
 	Failures []Failure
+	Skips    []Failure // by rule
 }
 
 // States of a run.
@@ -49,7 +51,7 @@ const (
 	RunCancelled = "cancelled"
 )
 
-// maxFailures bounds the list that is kept of a run; the count is exact.
+// maxFailures bounds each list that is kept of a run; the counts are exact.
 const maxFailures = 10_000
 
 // StartRun stores a new run and gives it its id.
@@ -59,8 +61,8 @@ func (t Tx) StartRun(r *Run) error {
 	return err
 }
 
-// SaveRun stores progress and the failures since the last call.
-func (t Tx) SaveRun(r *Run, failures []Failure) error {
+// SaveRun stores progress, and what failed and was skipped since the last call.
+func (t Tx) SaveRun(r *Run, failures, skips []Failure) error {
 	ended := int64(0)
 	if !r.Ended.IsZero() {
 		ended = r.Ended.Unix()
@@ -70,12 +72,16 @@ func (t Tx) SaveRun(r *Run, failures []Failure) error {
 	if err != nil {
 		return err
 	}
-	n, _, err := t.c.number(`SELECT count(*) FROM failures WHERE run = ?`, r.ID)
-	for _, f := range failures {
+	return errors.Join(t.addFailures(r.ID, 0, failures), t.addFailures(r.ID, 1, skips))
+}
+
+func (t Tx) addFailures(run int64, rule int, fs []Failure) error {
+	n, _, err := t.c.number(`SELECT count(*) FROM failures WHERE run = ? AND rule = ?`, run, rule)
+	for _, f := range fs {
 		if n++; err != nil || n > maxFailures {
 			break
 		}
-		err = t.c.run(`INSERT INTO failures (run, place, reason) VALUES (?,?,?)`, r.ID, f.Where, f.Reason)
+		err = t.c.run(`INSERT INTO failures (run, place, reason, rule) VALUES (?,?,?,?)`, run, f.Where, f.Reason, rule)
 	}
 	return err
 }
@@ -127,8 +133,12 @@ func (v View) runs(where string, args ...any) (out []Run, err error) {
 		if err != nil {
 			return nil, err
 		}
-		err = v.c.query(`SELECT place, reason FROM failures WHERE run = ? ORDER BY rowid`, func(s *sqlite3.Stmt) error {
-			out[i].Failures = append(out[i].Failures, Failure{s.ColumnText(0), s.ColumnText(1)})
+		err = v.c.query(`SELECT place, reason, rule FROM failures WHERE run = ? ORDER BY rowid`, func(s *sqlite3.Stmt) error {
+			to := &out[i].Failures
+			if s.ColumnBool(2) {
+				to = &out[i].Skips
+			}
+			*to = append(*to, Failure{s.ColumnText(0), s.ColumnText(1)})
 			return nil
 		}, out[i].ID)
 	}

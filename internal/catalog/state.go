@@ -21,6 +21,9 @@ var stateSchema string
 //go:embed sql/migrations/state-2.sql
 var state2 string
 
+//go:embed sql/migrations/state-3.sql
+var state3 string
+
 // StateName is the file's name in the archive.
 const StateName = "state.db"
 
@@ -33,7 +36,7 @@ type State struct {
 
 // OpenState opens or creates state.db.
 func OpenState(d durable.FS, key seal.Key) (*State, error) {
-	db, err := openDatabase(d, StateName, key, shape{stateSchema, []string{state2}}, vault.Options{Cache: 512, WALPages: 200})
+	db, err := openDatabase(d, StateName, key, shape{stateSchema, []string{state2, state3}}, vault.Options{Cache: 512, WALPages: 200})
 	if err != nil {
 		return nil, err
 	}

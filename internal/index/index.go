@@ -309,7 +309,7 @@ func (x *Index) shardApplied(year int, epoch int64) int64 {
 	for st.Step() {
 		vals[st.ColumnText(0)] = st.ColumnInt64(1)
 	}
-	if st.Err() != nil || vals["epoch"] != epoch {
+	if st.Err() != nil || vals["epoch"] != epoch || vals["rules"] != rules {
 		return -1
 	}
 	return vals["applied"]
@@ -398,7 +398,7 @@ func (x *Index) write(ctx context.Context, year int, epoch, upTo int64, rows []c
 				return err
 			}
 		}
-		return s.writer.Exec(fmt.Sprintf(`INSERT OR REPLACE INTO meta VALUES ('epoch', %d), ('applied', %d), ('spill', %d)`, epoch, upTo, s.spill))
+		return s.writer.Exec(fmt.Sprintf(`INSERT OR REPLACE INTO meta VALUES ('epoch', %d), ('rules', %d), ('applied', %d), ('spill', %d)`, epoch, rules, upTo, s.spill))
 	}()
 	if err == nil {
 		err = s.writer.Exec(`COMMIT`)

@@ -60,3 +60,26 @@ func TestReindexInBulk(t *testing.T) {
 		}
 	}
 }
+
+// Chinese, Japanese and Korean come in pairs, whatever the width and
+// composition, and each token knows the stretch of text that it stands for.
+func TestPairs(t *testing.T) {
+	for text, want := range map[string]string{
+		"東京都":                      "東京=東京 京都=京都 都=都",
+		"データ":                      "デー=デー ータ=ータ タ=タ",
+		"ﾃﾞｰﾀ":                     "デー=ﾃﾞｰ ータ=ｰﾀ タ=ﾀ",
+		"テ\u3099":                  "デ=テ\u3099",
+		"\u1100\u1161\u1102\u1161": "가나=\u1100\u1161\u1102\u1161 나=\u1102\u1161",
+		"都":                        "都=都",
+		"x東y":                      "x=x 東=東 y=y",
+	} {
+		var got []string
+		Tokens(text, false, func(token string, start, end int, _ bool) error {
+			got = append(got, token+"="+text[start:end])
+			return nil
+		})
+		if g := strings.Join(got, " "); g != want {
+			t.Errorf("%q: %s, want %s", text, g, want)
+		}
+	}
+}

@@ -8,6 +8,10 @@ import (
 	"golang.org/x/text/unicode/norm"
 )
 
+// rules is the number of what Tokens does. A shard that was made by other rules
+// is made again.
+const rules = 2
+
 // maxToken is the longest token in bytes. Longer words (hex dumps, keys) are
 // cut, in documents and queries alike.
 const maxToken = 64
@@ -89,11 +93,18 @@ func keys(text string, fn func(string, int, int, bool) error) error {
 	return nil
 }
 
+// isCJK tells whether a character belongs to a run that is taken in pairs. The
+// marks that lengthen a Japanese vowel or voice a sound are of no script.
 func isCJK(r rune) bool {
+	switch r {
+	case '\u3099', '\u309A', 'ー', 'ｰ', 'ﾞ', 'ﾟ':
+		return true
+	}
 	return r >= 0x1100 && unicode.In(r, unicode.Han, unicode.Hiragana, unicode.Katakana, unicode.Hangul)
 }
 
-func isWord(r rune) bool {
+// IsWord tells whether a character is part of a word.
+func IsWord(r rune) bool {
 	return unicode.IsLetter(r) || unicode.IsDigit(r) || unicode.Is(unicode.Mn, r) || unicode.Is(unicode.Mc, r)
 }
 
@@ -104,13 +115,13 @@ func wide(text string, i int, query bool, fn func(string, int, int, bool) error)
 	if isCJK(r) {
 		return pairs(text, i, query, fn)
 	}
-	if !isWord(r) {
+	if !IsWord(r) {
 		return i + n, nil
 	}
 	j := i
 	for j < len(text) {
 		r, n := utf8.DecodeRuneInString(text[j:])
-		if !isWord(r) || isCJK(r) {
+		if !IsWord(r) || isCJK(r) {
 			break
 		}
 		j += n
@@ -130,28 +141,60 @@ func wide(text string, i int, query bool, fn func(string, int, int, bool) error)
 
 func cut(s string) string { return s[:min(len(s), maxToken)] }
 
+// pairs handles a run of Chinese, Japanese or Korean from i on. Where it is not
+// in its composed and full width, its tokens are.
 func pairs(text string, i int, query bool, fn func(string, int, int, bool) error) (int, error) {
-	prev, alone := -1, true
-	for i < len(text) {
-		r, n := utf8.DecodeRuneInString(text[i:])
+	end := i
+	for end < len(text) {
+		r, n := utf8.DecodeRuneInString(text[end:])
 		if !isCJK(r) {
 			break
 		}
-		if prev >= 0 {
-			if err := fn(text[prev:i+n], prev, i+n, false); err != nil {
-				return i, err
+		end += n
+	}
+	run, step := text[i:end], oneRune
+	if norm.NFKC.QuickSpanString(run) < len(run) {
+		run, step = composed(run)
+	}
+	prev, alone := "", true
+	from := i
+	for rest := run; rest != ""; {
+		_, n := utf8.DecodeRuneInString(rest)
+		to := i + step(len(run)-len(rest)+n)
+		if prev != "" {
+			at := len(run) - len(rest)
+			if err := fn(run[at-len(prev):at+n], from, to, false); err != nil {
+				return end, err
 			}
-			alone = false
+			from, alone = i+step(at), false
 		}
-		prev = i
+		prev, rest = rest[:n], rest[n:]
+	}
+	if prev != "" && (alone || !query) {
+		return end, fn(prev, from, end, false)
+	}
+	return end, nil
+}
+
+// oneRune is the place in a run of a place in itself.
+func oneRune(at int) int { return at }
+
+// composed returns a run in its composed and full width, and the place in the
+// run of each place in what it returns.
+func composed(run string) (string, func(int) int) {
+	var out []byte
+	var places []int
+	for i := 0; i < len(run); {
+		n := norm.NFKC.NextBoundaryInString(run[i:], true)
+		was := len(out)
+		out = norm.NFKC.AppendString(out, run[i:i+n])
+		for range len(out) - was {
+			places = append(places, i)
+		}
 		i += n
 	}
-	if alone || !query {
-		if err := fn(text[prev:i], prev, i, false); err != nil {
-			return i, err
-		}
-	}
-	return i, nil
+	places = append(places, len(run))
+	return string(out), func(at int) int { return places[at] }
 }
 
 // Fold returns a word without case and accents, and its second form where

@@ -19,6 +19,7 @@ import (
 	"github.com/letterhold/letterhold/internal/archive"
 	"github.com/letterhold/letterhold/internal/catalog"
 	"github.com/letterhold/letterhold/internal/mbox"
+	"github.com/letterhold/letterhold/internal/seal"
 	"github.com/letterhold/letterhold/internal/source"
 )
 
@@ -84,37 +85,87 @@ func (in *intake) runImport(ctx context.Context, im Import) error {
 	return in.endImport(im)
 }
 
+// One archives a single message that stands in no file. Its run is stored when
+// it is over: whoever hands it over hears of no success before, and tries again.
+func One(ctx context.Context, a *archive.Archive, im Import, raw []byte, where string) (*Report, error) {
+	in := newIntake(a)
+	start := a.Now()
+	i := source.Item{Folder: im.Folder, Where: where, Raw: raw}
+	if im.DryRun {
+		in.look(ctx, i)
+		return &in.report, nil
+	}
+	mailbox, err := a.Mailbox(ctx, im.Mailbox, im.Who)
+	if err != nil {
+		return &in.report, err
+	}
+	in.report.Seen, in.report.Bytes = 1, int64(len(raw))
+	res, err := a.Add(ctx, raw, archive.Provenance{Mailbox: mailbox, Folder: im.Folder, Source: "import", Where: where})
+	if err != nil && !errors.Is(err, archive.ErrMessage) {
+		in.report.Counts = catalog.Counts{}
+		return &in.report, err
+	}
+	in.count(i, res, err)
+	in.row = catalog.Run{What: where + "\n> " + im.Mailbox + "/" + im.Folder, Who: im.Who, Started: start}
+	sum := in.conclude()
+	state := in.row.State
+	return &in.report, errors.Join(sum, a.Change(archive.Act{What: "import ended", Who: im.Who, Of: im.Mailbox, Why: state}, func(t catalog.Tx) error {
+		if err := t.StartRun(&in.row); err != nil {
+			return err
+		}
+		in.row.State = state
+		return t.SaveRun(&in.row, in.since.failures, nil)
+	}))
+}
+
 // storeImport keeps the place of an import in its run.
 func storeImport(t catalog.Tx, r *catalog.Run, p *progress) error {
 	if m, ok := p.marks[source.PathMark]; ok {
 		r.Cursor = m
 	}
-	return t.SaveRun(r, p.failures)
+	return t.SaveRun(r, p.failures, p.skips)
 }
 
 // dry counts without archiving.
 func (in *intake) dry(ctx context.Context, s source.Source) error {
 	return s.Walk(ctx, source.Marks{}, func(i source.Item) bool {
-		if i.Quiet {
-			return true
+		if !i.Quiet {
+			in.look(ctx, i)
+			in.tell()
 		}
-		in.report.Seen++
-		switch {
-		case i.Err != nil:
-			in.failed(i, i.Err)
-		case i.Skip != "":
-			in.skip(i, i.Skip)
-		default:
-			in.report.Bytes += int64(len(i.Raw))
-			if in.a.Has(ctx, i.Raw) {
-				in.report.Present++
-			} else {
-				in.report.Archived++
-			}
-		}
-		in.tell()
 		return true
 	})
+}
+
+// maxLooked bounds what a dry run remembers, to about 100 MB; beyond it a new
+// message that is met twice is counted twice.
+const maxLooked = 2_000_000
+
+// look counts an item as it would be archived. The same message met twice is
+// new once.
+func (in *intake) look(ctx context.Context, i source.Item) {
+	in.report.Seen++
+	switch {
+	case i.Err != nil:
+		in.failed(i, i.Err)
+		return
+	case i.Skip != "":
+		in.skip(i, i.Skip)
+		return
+	}
+	in.report.Bytes += int64(len(i.Raw))
+	id := in.a.IDOf(i.Raw)
+	if in.looked[id] || in.a.Has(ctx, id) {
+		in.report.Present++
+		return
+	}
+	in.report.Archived++
+	if in.looked == nil {
+		in.looked = map[seal.ID]bool{}
+	}
+	if len(in.looked) < maxLooked {
+		in.looked[id] = true
+	}
 }
 
 // what names an import: the same again goes on with one that was interrupted.
@@ -146,6 +197,7 @@ func (in *intake) resume(old *catalog.Run) {
 	in.row, in.report.Resumed = *old, true
 	in.report.Counts = old.Counts
 	in.report.Failures = append(in.report.Failures, old.Failures...)
+	in.report.Skipped = append(in.report.Skipped, old.Skips...)
 }
 
 // endImport stores the run's outcome.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/letterhold/letterhold/internal/archive"
 	"github.com/letterhold/letterhold/internal/catalog"
+	"github.com/letterhold/letterhold/internal/seal"
 	"github.com/letterhold/letterhold/internal/source"
 )
 
@@ -30,6 +31,7 @@ const maxListed = 10_000
 type progress struct {
 	marks    source.Marks      // how far the source has been read
 	failures []catalog.Failure // for the report
+	skips    []catalog.Failure // the same
 	missed   []catalog.Missed  // to be had another time
 	cured    []string          // missed before and archived now
 }
@@ -57,6 +59,7 @@ type intake struct {
 	low      int64                 // all items before it are accounted for
 	fatal    error                 // what stops the run: the archive takes nothing
 	lastSave time.Time
+	looked   map[seal.ID]bool // new messages of a dry run
 }
 
 func newIntake(a *archive.Archive) *intake {
@@ -81,9 +84,11 @@ func (in *intake) failed(i source.Item, err error) {
 
 func (in *intake) skip(i source.Item, rule string) {
 	in.report.Counts.Skipped++
+	f := catalog.Failure{Where: i.Where, Reason: rule}
 	if len(in.report.Skipped) < maxListed {
-		in.report.Skipped = append(in.report.Skipped, catalog.Failure{Where: i.Where, Reason: rule})
+		in.report.Skipped = append(in.report.Skipped, f)
 	}
+	in.since.skips = append(in.since.skips, f)
 }
 
 func (in *intake) tell() {
@@ -222,19 +227,22 @@ func (in *intake) done(n int64, size int, i source.Item, res archive.Result, err
 		in.room.Broadcast()
 		return
 	}
-	in.account(n, size, func() {
-		switch {
-		case err != nil:
-			in.failed(i, err)
-			return
-		case res.Outcome == archive.Archived:
-			in.report.Archived++
-		default:
-			in.report.Present++
-		}
-		in.cure(i)
-	})
+	in.account(n, size, func() { in.count(i, res, err) })
 	in.tellSource(i, err)
+}
+
+// count puts a message where it belongs: archived, there already, or failed.
+func (in *intake) count(i source.Item, res archive.Result, err error) {
+	switch {
+	case err != nil:
+		in.failed(i, err)
+		return
+	case res.Outcome == archive.Archived:
+		in.report.Archived++
+	default:
+		in.report.Present++
+	}
+	in.cure(i)
 }
 
 // tellSource tells a source that wants to know what became of an item.

@@ -145,7 +145,7 @@ func TestCollect(t *testing.T) {
 // line ends of the protocol.
 func (w *world) exact(t *testing.T, raw []byte) {
 	t.Helper()
-	if !w.a.Has(ctx, bytes.ReplaceAll(raw, []byte("\n"), []byte("\r\n"))) {
+	if !w.a.Has(ctx, w.a.IDOf(bytes.ReplaceAll(raw, []byte("\n"), []byte("\r\n")))) {
 		t.Errorf("not there: %.60q", raw)
 	}
 }

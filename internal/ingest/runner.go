@@ -293,7 +293,7 @@ func (r *Runner) begin(ctx context.Context, in *intake, p *Profile, who string) 
 			return t.StartRun(&in.row)
 		}
 		in.row.State = catalog.RunRunning
-		return t.SaveRun(&in.row, nil)
+		return t.SaveRun(&in.row, nil, nil)
 	})
 }
 
@@ -317,7 +317,7 @@ func storeRun(t catalog.Tx, row *catalog.Run, s *progress, lines []catalog.Line)
 	if err := t.AddLines(row.ID, lines); err != nil {
 		return err
 	}
-	return t.SaveRun(row, s.failures)
+	return t.SaveRun(row, s.failures, s.skips)
 }
 
 // end stores what became of a run.

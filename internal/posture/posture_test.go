@@ -192,7 +192,7 @@ func TestRuns(t *testing.T) {
 			if reason != "" {
 				fails = append(fails, catalog.Failure{Where: p.Name, Reason: reason})
 			}
-			return tx.SaveRun(&r, fails)
+			return tx.SaveRun(&r, fails, nil)
 		})
 	}
 	for range 8 { // delivers every two hours
@@ -221,7 +221,7 @@ func TestRuns(t *testing.T) {
 	f.state(t, func(tx catalog.Tx) error { return tx.StartRun(&p2) })
 	f.want(t, "import", "REST-SLOT-01 Warning", "RUN-01 Warning")
 	p2.State, p2.Failed, p2.Seen = catalog.RunPartial, 2, 2
-	f.state(t, func(tx catalog.Tx) error { return tx.SaveRun(&p2, nil) })
+	f.state(t, func(tx catalog.Tx) error { return tx.SaveRun(&p2, nil, nil) })
 	f.want(t, "import with failures", "REST-SLOT-01 Warning", "RUN-02 Warning")
 }
 

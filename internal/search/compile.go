@@ -319,39 +319,49 @@ func oneOf(ks []string) string {
 	return "(" + strings.Join(ks, " OR ") + ")"
 }
 
-// wildcard looks up the words that a pattern stands for.
+// wildcard compiles words with * and ? in them. Punctuation separates them, as it
+// does in the index: *@example.org is example and org, in one field.
 func (c *compiler) wildcard(t Term) (string, error) {
-	// Fold what is between the wildcards as words are folded.
-	var pattern, prefix strings.Builder
-	wild := false
-	for part := t.Text; part != ""; {
-		i := strings.IndexAny(part, "*?")
-		if i != 0 {
-			text := part
-			if i > 0 {
-				text = part[:i]
-			}
-			plain, _ := index.Fold(text)
-			plain = strings.Map(func(r rune) rune {
-				if r == '[' || r == ']' || r == '*' || r == '?' {
-					return -1
-				}
-				return r
-			}, plain)
-			pattern.WriteString(plain)
-			if !wild {
-				prefix.WriteString(plain)
-			}
-			part = part[len(text):]
-			continue
+	var all []string
+	for _, w := range wildWords(t.Text) {
+		m, err := c.wildWord(t, w)
+		if err != nil || m == "" {
+			return "", err
 		}
-		wild = true
-		pattern.WriteByte(part[0])
-		part = part[1:]
+		all = append(all, m)
+	}
+	if len(all) == 0 {
+		return quote(index.KeyAll), nil
+	}
+	return c.inColumn(t.Field, "("+strings.Join(all, " AND ")+")"), nil
+}
+
+// wildWords returns the words of a pattern, without those that stand for any.
+func wildWords(pattern string) []string {
+	words := strings.FieldsFunc(pattern, func(r rune) bool { return r != '*' && r != '?' && !index.IsWord(r) })
+	return slices.DeleteFunc(words, func(w string) bool { return strings.Trim(w, "*?") == "" })
+}
+
+// wildWord looks up the words of this year that a pattern stands for.
+func (c *compiler) wildWord(t Term, text string) (string, error) {
+	at := strings.IndexAny(text, "*?")
+	if at < 0 {
+		return quote(text), nil
+	}
+	if rest := strings.TrimRight(text, "*"); !strings.ContainsAny(rest, "*?") {
+		return quote(rest) + " *", nil
+	}
+	prefix, _ := index.Fold(text[:at])
+	var pattern strings.Builder
+	for _, r := range text {
+		s := string(r)
+		if r != '*' && r != '?' {
+			s, _ = index.Fold(s)
+		}
+		pattern.WriteString(s)
 	}
 	var words []string
-	lo := prefix.String()
-	args := []any{lo, lo + "\U0010FFFF", pattern.String(), int64(maxExpansion + 1)}
+	args := []any{prefix, prefix + "\U0010FFFF", pattern.String(), int64(maxExpansion + 1)}
 	err := c.r.Query(`SELECT term FROM words WHERE term >= ? AND term < ? AND term GLOB ? LIMIT ?`, args, func(s *sqlite3.Stmt) bool {
 		if w := s.ColumnText(0); !strings.HasPrefix(w, "\x01") {
 			words = append(words, quote(w))
@@ -364,10 +374,7 @@ func (c *compiler) wildcard(t Term) (string, error) {
 	if len(words) > maxExpansion {
 		return "", &SyntaxError{t.Pos, TooWide, t.Text}
 	}
-	if len(words) == 0 {
-		return "", nil
-	}
-	return c.inColumn(t.Field, "("+strings.Join(words, " OR ")+")"), nil
+	return oneOf(words), nil
 }
 
 // condition compiles an expression that FTS5 cannot decide alone.

@@ -104,6 +104,7 @@ type parser struct {
 	q        string
 	pos      int
 	terms    int
+	braces   int // open: a closing one ends a word
 	warnings []Warning
 }
 
@@ -137,6 +138,9 @@ func (p *parser) keyword(w string) bool {
 	return true
 }
 
+// closes tells whether a character ends what a parenthesis or brace began.
+func (p *parser) closes(c byte) bool { return c == ')' || c == '}' && p.braces > 0 }
+
 func (p *parser) or(depth int) (*Expr, error) {
 	if depth > maxDepth {
 		return nil, p.problem(p.pos, TooDeep, "")
@@ -168,16 +172,27 @@ func (p *parser) or(depth int) (*Expr, error) {
 }
 
 func (p *parser) and(depth int) (*Expr, error) {
-	var kids []*Expr
+	kids, err := p.list(depth)
+	if err != nil || len(kids) != 1 {
+		return &Expr{Op: OpAnd, Kids: kids}, err
+	}
+	return kids[0], nil
+}
+
+// list parses what stands side by side.
+func (p *parser) list(depth int) (kids []*Expr, err error) {
 	for {
 		p.space()
-		if p.pos >= len(p.q) || p.q[p.pos] == ')' {
-			break
+		if p.pos >= len(p.q) || p.closes(p.q[p.pos]) {
+			return kids, nil
 		}
 		at := p.pos
 		if p.keyword("OR") || p.keyword("|") {
+			if p.braces > 0 && len(kids) > 0 {
+				continue // said twice
+			}
 			p.pos = at
-			break
+			return kids, nil
 		}
 		if p.keyword("AND") {
 			continue
@@ -188,20 +203,16 @@ func (p *parser) and(depth int) (*Expr, error) {
 		}
 		kids = append(kids, k)
 	}
-	if len(kids) == 1 {
-		return kids[0], nil
-	}
-	return &Expr{Op: OpAnd, Kids: kids}, nil
 }
 
 func (p *parser) unary(depth int) (*Expr, error) {
 	at := p.pos
-	if p.q[p.pos] == '-' || p.keyword("NOT") {
+	if p.q[p.pos] == '-' && !p.dash() || p.keyword("NOT") {
 		if p.q[p.pos:] != "" && p.q[p.pos] == '-' {
 			p.pos++
 		}
 		p.space()
-		if p.pos >= len(p.q) || p.q[p.pos] == ')' {
+		if p.pos >= len(p.q) || p.closes(p.q[p.pos]) {
 			return nil, p.problem(at, EmptyMinus, "")
 		}
 		k, err := p.unaryOnce(depth)
@@ -213,22 +224,56 @@ func (p *parser) unary(depth int) (*Expr, error) {
 	return p.unaryOnce(depth)
 }
 
+// dash tells whether there is a dash between words, which excludes nothing.
+func (p *parser) dash() bool {
+	rest := p.q[p.pos+1:]
+	return p.pos > 0 && p.q[p.pos-1] == ' ' && strings.HasPrefix(rest, " ") && strings.TrimLeft(rest, " ") != ""
+}
+
 func (p *parser) unaryOnce(depth int) (*Expr, error) {
-	if p.q[p.pos] == '(' || p.q[p.pos] == '{' {
-		at, or := p.pos, p.q[p.pos] == '{'
+	switch p.q[p.pos] {
+	case '{':
+		return p.anyOf(depth)
+	case '(':
+		at, braces := p.pos, p.braces
 		p.pos++
+		p.braces = 0
 		e, err := p.or(depth + 1)
+		p.braces = braces
 		if err != nil {
 			return nil, err
 		}
 		p.space()
-		if p.pos >= len(p.q) || p.q[p.pos] != ')' && !or {
+		if p.pos >= len(p.q) || p.q[p.pos] != ')' {
 			return nil, p.problem(at, NotClosed, "")
 		}
 		p.pos++
 		return e, nil
 	}
 	return p.term(depth)
+}
+
+// anyOf parses {a b}, which is (a OR b).
+func (p *parser) anyOf(depth int) (*Expr, error) {
+	at := p.pos
+	p.pos++
+	p.braces++
+	defer func() { p.braces-- }()
+	if depth++; depth > maxDepth {
+		return nil, p.problem(at, TooDeep, "")
+	}
+	kids, err := p.list(depth)
+	if err != nil {
+		return nil, err
+	}
+	if p.pos >= len(p.q) || p.q[p.pos] != '}' {
+		return nil, p.problem(at, NotClosed, "")
+	}
+	p.pos++
+	if len(kids) == 0 {
+		return &Expr{Op: OpAnd}, nil // like ()
+	}
+	return &Expr{Op: OpOr, Kids: kids}, nil
 }
 
 func (p *parser) term(depth int) (*Expr, error) {
@@ -272,7 +317,7 @@ func isName(s string) bool {
 // field parses what stands behind an operator: a word, a phrase, or words in
 // parentheses that all get the operator.
 func (p *parser) field(f string, at, depth int) (*Expr, error) {
-	if p.pos < len(p.q) && p.q[p.pos] == '(' {
+	if p.pos < len(p.q) && (p.q[p.pos] == '(' || p.q[p.pos] == '{') {
 		e, err := p.unaryOnce(depth)
 		if err != nil {
 			return nil, err
@@ -337,7 +382,7 @@ func (p *parser) word(colon bool) (string, bool, error) {
 	at := p.pos
 	for p.pos < len(p.q) {
 		switch c := p.q[p.pos]; {
-		case c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '(' && p.pos > at || c == ')':
+		case c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '(' && p.pos > at || p.closes(c):
 			return p.q[at:p.pos], false, nil
 		case c == '"' && p.pos > at:
 			return p.q[at:p.pos], false, nil
@@ -391,7 +436,7 @@ func parseSize(s string) (int64, error) {
 		}
 	}
 	n, err := strconv.ParseFloat(num, 64)
-	if err != nil || n < 0 || n > 1<<40 {
+	if err != nil || !(n >= 0 && n <= 1<<40) { // not NaN either
 		return 0, errValue
 	}
 	return int64(n * float64(unit)), nil

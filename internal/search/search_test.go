@@ -194,6 +194,20 @@ func TestQueries(t *testing.T) {
 		"(before:2000 OR after:2026-03-05) from:ann": "e f",
 		"id:a@example.org OR in:orders":              "b a",
 		"nothing":                                    "",
+		"from:*@example.org invoice":                 "c a f",
+		"from:*@example.com":                         "",
+		"from:a*@ex?mple.org invoice":                "c a f",
+		"filename:*.pdf":                             "e",
+		"*.pdf":                                      "e",
+		"filename:*.doc":                             "",
+		"filename:ye*ly*.pdf":                        "e",
+		"{march late}":                               "b a",
+		"{march OR late}":                            "b a",
+		"invoice {march century}":                    "a f",
+		"subject:{march letter}":                     "a f",
+		"{(order late) century}":                     "b f",
+		"{(order march) (late OR century)}":          "b f",
+		"invoice - march":                            "a",
 		"nope:invoice":                               "",
 		"...":                                        "",
 		"a":                                          "",
@@ -385,7 +399,7 @@ func TestSortAndPages(t *testing.T) {
 
 func TestSyntaxErrors(t *testing.T) {
 	for q, pos := range map[string]int{
-		`"open`: 0, "(a": 0, "a)": 1, "a OR": 2, "OR a": 0, "-": 0, "a -": 2, "larger:x": 0, "a before:yesterday": 2, "older_than:5": 0, "has:wings": 0, "from:": 0, strings.Repeat("(", 60): 51,
+		`"open`: 0, "(a": 0, "{a": 0, "{a (b}": 3, "x {a": 2, "larger:NaN": 0, "{": 0, "a)": 1, "a OR": 2, "OR a": 0, "-": 0, "a -": 2, "larger:x": 0, "a before:yesterday": 2, "older_than:5": 0, "has:wings": 0, "from:": 0, strings.Repeat("(", 60): 51,
 	} {
 		_, _, err := Parse(q)
 		var e *SyntaxError

@@ -34,17 +34,25 @@ func (m *Matcher) collect(e *Expr) {
 	if t.Field != "" && columnsOf[t.Field] == "" {
 		return
 	}
-	text := t.Text
-	if t.Wild {
-		text = text[:strings.IndexAny(text, "*?")]
+	if !t.Wild {
+		m.add(t.Text, t.Prefix)
+		return
 	}
+	for _, w := range wildWords(t.Text) {
+		at := strings.IndexAny(w+"*", "*?")
+		m.add(w[:at], at < len(w))
+	}
+}
+
+// add adds the words of a text; the last may be a prefix.
+func (m *Matcher) add(text string, prefix bool) {
 	var last string
 	index.Tokens(text, true, func(token string, _, _ int, same bool) error {
 		last = strings.Clone(token)
 		m.words[last] = true
 		return nil
 	})
-	if (t.Prefix || t.Wild) && last != "" {
+	if prefix && last != "" {
 		delete(m.words, last)
 		m.prefixes = append(m.prefixes, last)
 	}

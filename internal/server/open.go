@@ -6,9 +6,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
-	"os"
-	"path/filepath"
 
 	"github.com/letterhold/letterhold/internal/archive"
 	"github.com/letterhold/letterhold/internal/auth"
@@ -44,10 +41,7 @@ type Opened struct {
 // OpenArchive takes the archive in dir for this process and opens it with the
 // secret.
 func OpenArchive(dir string, secret func() (seal.Secret, error), o archive.Options) (_ *Opened, err error) {
-	if _, err := os.Stat(filepath.Join(dir, "archive.json")); err != nil {
-		if errors.Is(err, os.ErrNotExist) {
-			return nil, fmt.Errorf("%s: %w", dir, archive.ErrNoArchive)
-		}
+	if err := archive.Look(dir); err != nil {
 		return nil, err
 	}
 	x := &Opened{Dir: dir}

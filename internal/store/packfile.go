@@ -148,7 +148,9 @@ func openPack(d durable.FS, archive [16]byte, n uint32, ring *seal.Ring, flag in
 		return nil, fmt.Errorf("%s: %w: %v", f.name, ErrDamaged, err)
 	}
 	f.dataName = f.head.dataName()
-	if f.data, err = d.OpenFile(f.dataName, flag); err != nil {
+	if f.data, err = d.OpenFile(f.dataName, flag); errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s is missing: %w", f.dataName, ErrDamaged)
+	} else if err != nil {
 		return nil, fmt.Errorf("open %s: %w", f.dataName, err)
 	}
 	return f, nil

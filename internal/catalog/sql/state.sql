@@ -52,7 +52,7 @@ CREATE TABLE runs (
 	bytes INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX runs_what ON runs (what);
-CREATE TABLE failures (run INTEGER NOT NULL, place TEXT NOT NULL, reason TEXT NOT NULL);
+CREATE TABLE failures (run INTEGER NOT NULL, place TEXT NOT NULL, reason TEXT NOT NULL, rule INTEGER NOT NULL DEFAULT 0); -- rule 1: skipped by rule, not failed
 CREATE INDEX failures_run ON failures (run);
 CREATE INDEX runs_profile ON runs (profile, id);
 CREATE TABLE runlog (run INTEGER NOT NULL, time INTEGER NOT NULL, line TEXT NOT NULL);
@@ -86,3 +86,18 @@ CREATE TABLE missed (
 	last INTEGER NOT NULL,
 	PRIMARY KEY (profile, place)
 ) WITHOUT ROWID;
+
+-- Whose mail is addressed to whom: an address, or *@domain.
+CREATE TABLE addresses (address TEXT PRIMARY KEY COLLATE NOCASE, mailbox INTEGER NOT NULL REFERENCES mailboxes(id)) WITHOUT ROWID;
+CREATE INDEX addresses_mailbox ON addresses (mailbox);
+
+-- Addresses that mail servers send copies of mail to.
+CREATE TABLE journals (address TEXT PRIMARY KEY COLLATE NOCASE, label TEXT NOT NULL, created INTEGER NOT NULL) WITHOUT ROWID;
+
+-- Where tokens for accounts come from; their secrets are in secrets.
+CREATE TABLE tokens (
+	id INTEGER PRIMARY KEY,
+	name TEXT NOT NULL UNIQUE COLLATE NOCASE,
+	spec TEXT NOT NULL, -- JSON, without secrets
+	created INTEGER NOT NULL
+);
