@@ -9,7 +9,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
+	"github.com/ncruces/go-sqlite3"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
@@ -116,6 +118,8 @@ func explain(err error) error {
 		return hint(err, "make one with `letterhold init DIR`, or name another with --archive DIR")
 	case errors.Is(err, archive.ErrOldState):
 		return hint(err, "restore state.db from the newest backup; `letterhold verify` shows what else differs")
+	case errors.Is(err, sqlite3.FULL), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return hint(err, "make room on the disk, then do the same again: what is archived stays, and reading goes on")
 	case errors.Is(err, vault.ErrDamaged):
 		return hint(err, "`letterhold verify` names what is damaged; catalog and index can be made again with `letterhold repair`")
 	}

@@ -279,6 +279,19 @@ func (t *folderTarget) put(raw []byte, h *catalog.Hit) (string, error) {
 	return name, err
 }
 
+// maxFolder is the longest name that is kept of a folder, in bytes: file systems
+// take 255.
+const maxFolder = 200
+
+// short shortens a name so that it stays apart from others that begin alike.
+func short(name string) string {
+	if len(name) <= maxFolder {
+		return name
+	}
+	sum := sha256.Sum256([]byte(name))
+	return strings.ToValidUTF8(name[:maxFolder], "") + "~" + hex.EncodeToString(sum[:6])
+}
+
 // maildirName puts a message into the Maildir++ folder of its first
 // occurrence. Characters that would be structure are replaced.
 func maildirName(h *catalog.Hit) string {
@@ -286,7 +299,7 @@ func maildirName(h *catalog.Hit) string {
 	if len(h.Occurrences) > 0 {
 		o := h.Occurrences[0]
 		if !strings.EqualFold(o.Name, "INBOX") {
-			folder = "." + strings.Map(func(r rune) rune {
+			folder = "." + short(strings.Map(func(r rune) rune {
 				switch {
 				case r == '/':
 					return '.'
@@ -294,7 +307,7 @@ func maildirName(h *catalog.Hit) string {
 					return '_'
 				}
 				return r
-			}, o.Name) + "/"
+			}, o.Name)) + "/"
 		}
 		for _, f := range []struct{ flag, c string }{{`\Draft`, "D"}, {`\Flagged`, "F"}, {"$Forwarded", "P"}, {`\Answered`, "R"}, {`\Seen`, "S"}, {`\Deleted`, "T"}} {
 			if strings.Contains(o.Flags, f.flag) {

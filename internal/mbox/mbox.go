@@ -79,6 +79,7 @@ type Reader struct {
 	line    []byte // the separator of the next message
 	at      int64  // its offset
 	count   int
+	begun   bool
 	done    bool
 	odd     bool // separators have no dates, or dates of their own
 	ours    bool // Writer wrote it: behind each message stands an empty line
@@ -88,6 +89,51 @@ type Reader struct {
 // largest message in bytes.
 func NewReader(r io.Reader, d Dialect, limit int) *Reader {
 	return &Reader{r: bufio.NewReaderSize(r, 256<<10), dialect: d, limit: limit}
+}
+
+// NewReaderAt reads from the message whose separator line is at an offset on:
+// what the beginning of the file says of its dialect holds for all of it.
+func NewReaderAt(f io.ReadSeeker, d Dialect, limit int, offset int64) (*Reader, error) {
+	r := NewReader(f, d, limit)
+	if err := r.begin(); err != nil {
+		return nil, err
+	}
+	if _, err := f.Seek(offset, io.SeekStart); err != nil {
+		return nil, err
+	}
+	if offset > r.at {
+		r.count = 1 // the message at the offset is not the only one
+	}
+	r.r.Reset(f)
+	r.at, r.offset = offset, offset
+	line, err := r.readLine(nil)
+	if err != nil && err != io.EOF {
+		return nil, err
+	}
+	if r.line = line; !IsSeparator(line) && !r.oddHere(line) {
+		return nil, fmt.Errorf("no message begins at byte %d", offset)
+	}
+	return r, nil
+}
+
+// begin reads the first separator line and what it says of the file.
+func (r *Reader) begin() error {
+	line, err := r.readLine(nil)
+	if len(line) == 0 {
+		return err
+	}
+	if bytes.HasPrefix(line, bom) {
+		line, r.at = line[len(bom):], int64(len(bom))
+	}
+	r.line, r.odd = line, !IsSeparator(line)
+	if !bytes.HasPrefix(line, []byte("From ")) {
+		return fmt.Errorf("an mbox begins with a line \"From ...\", this file begins with %q", string(line[:min(len(line), 40)]))
+	}
+	if r.ours = bytes.HasPrefix(line, []byte("From "+mark+" ")); r.ours && r.dialect == Auto {
+		r.dialect = RD
+	}
+	r.begun = true
+	return nil
 }
 
 // IsSeparator tells a separator line: "From ", a sender, and a date with a time
@@ -180,23 +226,9 @@ func (r *Reader) Next() (*Message, error) {
 	if r.done {
 		return nil, io.EOF
 	}
-	if r.count == 0 {
-		line, err := r.readLine(nil)
-		if len(line) == 0 {
+	if !r.begun {
+		if err := r.begin(); err != nil {
 			return nil, err
-		}
-		if bytes.HasPrefix(line, bom) {
-			line, r.at = line[len(bom):], int64(len(bom))
-		}
-		r.line, r.odd = line, !IsSeparator(line)
-		if !bytes.HasPrefix(line, []byte("From ")) {
-			return nil, fmt.Errorf("an mbox begins with a line \"From ...\", this file begins with %q", string(line[:min(len(line), 40)]))
-		}
-		if bytes.HasPrefix(line, []byte("From "+mark+" ")) {
-			r.ours = true
-		}
-		if r.dialect == Auto && bytes.HasPrefix(line, []byte("From "+mark+" ")) {
-			r.dialect = RD
 		}
 	}
 	r.count++

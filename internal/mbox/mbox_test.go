@@ -15,9 +15,11 @@ const sep = "From a@example.org Thu Mar 12 09:14:00 2026\n"
 func read(t *testing.T, in string, d Dialect) (out []string) {
 	t.Helper()
 	r := NewReader(strings.NewReader(in), d, 1<<20)
+	var places []int64
 	for {
 		m, err := r.Next()
 		if err == io.EOF {
+			later(t, in, d, places, out)
 			return out
 		}
 		if err != nil {
@@ -26,7 +28,31 @@ func read(t *testing.T, in string, d Dialect) (out []string) {
 		if !strings.HasPrefix(in[m.Offset:], m.Separator) {
 			t.Errorf("offset %d of %q is wrong", m.Offset, m.Separator)
 		}
-		out = append(out, string(m.Raw))
+		places, out = append(places, m.Offset), append(out, string(m.Raw))
+	}
+}
+
+// later reads from each message on, and compares with what was read from the
+// beginning.
+func later(t *testing.T, in string, d Dialect, places []int64, want []string) {
+	t.Helper()
+	for i, at := range places {
+		r, err := NewReaderAt(strings.NewReader(in), d, 1<<20, at)
+		if err != nil {
+			t.Fatalf("from %d: %v", at, err)
+		}
+		for j := i; ; j++ {
+			m, err := r.Next()
+			if err == io.EOF && j == len(want) {
+				break
+			}
+			if err != nil || j >= len(want) || string(m.Raw) != want[j] || m.Offset != places[j] {
+				t.Fatalf("from %d, message %d: %+v, %v", at, j, m, err)
+			}
+		}
+	}
+	if r, err := NewReaderAt(strings.NewReader(in+"x"), d, 1<<20, int64(len(in))); err == nil {
+		t.Errorf("a message begins at the end: %+v", r)
 	}
 }
 

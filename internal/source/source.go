@@ -20,6 +20,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -445,7 +446,7 @@ type entry struct {
 func (w *walker) stream(r io.Reader, again func() (io.ReadCloser, error), e entry, depth int) error {
 	br := bufio.NewReaderSize(r, sniffed)
 	head, err := br.Peek(sniffed)
-	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, bufio.ErrBufferFull) {
+	if err != nil && len(head) == 0 && err != io.EOF {
 		return w.fail(e.where, err)
 	}
 	if depth > maxNesting {
@@ -578,6 +579,12 @@ func (w *walker) mbox(r io.Reader, again func() (io.ReadCloser, error), e entry)
 		folder = path.Join(folder, strings.ToValidUTF8(n, "_"))
 	}
 	mr := mbox.NewReader(r, dialect, archive.MaxMessage)
+	if f, at := w.goOn(again, e.where); f != nil {
+		defer f.Close()
+		if later, err := mbox.NewReaderAt(f, dialect, archive.MaxMessage, at); err == nil {
+			mr = later
+		}
+	}
 	for {
 		m, err := mr.Next()
 		if err == io.EOF {
@@ -594,6 +601,25 @@ func (w *walker) mbox(r io.Reader, again func() (io.ReadCloser, error), e entry)
 			return nil
 		}
 	}
+}
+
+// goOn opens an mbox that can be read from any place, and returns the place of
+// the message to go on behind, if that is in this file.
+func (w *walker) goOn(again func() (io.ReadCloser, error), where string) (*os.File, int64) {
+	after, ok := strings.CutPrefix(w.o.After, where+"@")
+	at, err := strconv.ParseInt(after, 10, 64)
+	if !ok || w.seen || err != nil || again == nil {
+		return nil, 0
+	}
+	r, err := again()
+	if err != nil {
+		return nil, 0
+	}
+	f, ok := r.(*os.File)
+	if !ok {
+		r.Close()
+	}
+	return f, at
 }
 
 func (w *walker) zip(f *os.File, size int64) (*zip.Reader, bool) {

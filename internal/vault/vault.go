@@ -33,6 +33,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/ncruces/go-sqlite3"
 	"github.com/ncruces/go-sqlite3/vfs"
@@ -407,6 +408,19 @@ func eof(err error) error {
 // WriteAt implements io.WriterAt. SQLite writes whole pages, whole headers of
 // frames, and the header of the log.
 func (f *file) WriteAt(p []byte, off int64) (int, error) {
+	n, err := f.writeAt(p, off)
+	return n, full(err)
+}
+
+// full lets SQLite say that the disk is full, instead of "disk I/O error".
+func full(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return sqlite3.FULL
+	}
+	return err
+}
+
+func (f *file) writeAt(p []byte, off int64) (int, error) {
 	switch {
 	case !f.wal && len(p) == PageSize && off%PageSize == 0:
 		f.v.pages.Seal(f.buf[:PageSize], p, f.pageContext(off))
@@ -449,12 +463,12 @@ func (f *file) WriteAt(p []byte, off int64) (int, error) {
 	return 0, sqlite3.IOERR_WRITE
 }
 
-func (f *file) Truncate(size int64) error { return f.f.Truncate(size) }
+func (f *file) Truncate(size int64) error { return full(f.f.Truncate(size)) }
 func (f *file) Size() (int64, error)      { return f.f.Size() }
 
 func (f *file) Sync(vfs.SyncFlag) error {
 	if err := f.f.Sync(); err != nil {
-		return err
+		return full(err)
 	}
 	if f.created {
 		f.created = false
