@@ -41,6 +41,7 @@ checkpoint that was kept elsewhere: "letterhold checkpoint" prints one.`,
 			}
 			err := error(nil)
 			if e.open != nil {
+				o.Index = e.open.Index.Check
 				err = verify(e.open.Archive)
 			} else {
 				err = e.strict(c.Context(), verify)

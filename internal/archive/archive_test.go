@@ -804,7 +804,7 @@ func TestVerificationResumes(t *testing.T) {
 				return stop
 			}
 			return nil
-		})
+		}, nil)
 	}
 
 	flip(extents[0])

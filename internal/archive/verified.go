@@ -63,7 +63,7 @@ func (d *Verified) add(p Problem) {
 // VerifyResumed verifies and keeps progress and findings, so that after an
 // interruption the next call goes on where this one was. What the interrupted
 // part found stays. pause is called after each commit, for throttling.
-func (a *Archive) VerifyResumed(ctx context.Context, pause func(context.Context) error) (Verified, error) {
+func (a *Archive) VerifyResumed(ctx context.Context, pause func(context.Context) error, index IndexCheck) (Verified, error) {
 	d, err := a.Verified(ctx)
 	if err != nil {
 		return d, err
@@ -79,6 +79,7 @@ func (a *Archive) VerifyResumed(ctx context.Context, pause func(context.Context)
 	}
 	_, err = a.Verify(ctx, VerifyOptions{
 		Skip:  d.Commit,
+		Index: index,
 		Found: func(p Problem) { d.add(p); save() },
 		Pause: func(ctx context.Context, commit uint64) error {
 			d.Commit = max(d.Commit, commit)

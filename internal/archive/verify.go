@@ -51,7 +51,13 @@ type VerifyOptions struct {
 	Skip uint64
 	// Found is called with each problem as it is found.
 	Found func(Problem)
+	// Index checks the index where it is in use; a strict verification reads
+	// its files itself.
+	Index IndexCheck
 }
+
+// IndexCheck calls problem for each page of the index that does not open.
+type IndexCheck func(ctx context.Context, problem func(file, what string)) error
 
 // maxProblems bounds the list; an archive with more is beyond a list.
 const maxProblems = 1000
@@ -489,7 +495,7 @@ func (v *verification) files() {
 		v.fail(catalog.Name, err)
 	}
 	if whole(catalog.StateName, seal.PurposeState) {
-		v.state, err = catalog.OpenState(v.a.fs, ring.Current(seal.PurposeState).Key)
+		v.state, err = catalog.LookAtState(v.a.fs, ring.Current(seal.PurposeState).Key)
 		v.fail(catalog.StateName, err)
 	}
 	err = durable.Files(v.a.fs, "index", func(name string, _ int64) error {
@@ -540,6 +546,11 @@ func (v *verification) databases(ctx context.Context) error {
 	}
 	if v.state != nil {
 		v.fail(catalog.StateName, v.state.Check(func(what string) { v.problem(Problem{File: catalog.StateName, What: what}) }))
+	}
+	if v.o.Index != nil {
+		if err := v.o.Index(ctx, func(file, what string) { v.problem(Problem{File: file, What: what}) }); err != nil {
+			return err
+		}
 	}
 	return ctx.Err()
 }

@@ -184,6 +184,9 @@ type shape struct {
 }
 
 func migrate(c *conn, sh shape) error {
+	if sh.newest == "" {
+		return nil
+	}
 	version := int64(len(sh.steps)) + 1
 	n, _, err := c.number(`PRAGMA user_version`)
 	switch {

@@ -43,6 +43,15 @@ func OpenState(d durable.FS, key seal.Key) (*State, error) {
 	return &State{db: db}, nil
 }
 
+// LookAtState opens state.db as it is: an older shape stays.
+func LookAtState(d durable.FS, key seal.Key) (*State, error) {
+	db, err := openDatabase(d, StateName, key, shape{}, vault.Options{})
+	if err != nil {
+		return nil, err
+	}
+	return &State{db: db}, nil
+}
+
 // Close closes state.db.
 func (s *State) Close() error { return s.db.close() }
 

@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strconv"
 	"strings"
@@ -494,6 +495,33 @@ func KeyMailbox(id int64) string { return "\x01m" + strconv.FormatInt(id, 36) }
 
 // KeyFolder is the key of a folder.
 func KeyFolder(id int64) string { return "\x01f" + strconv.FormatInt(id, 36) }
+
+// Check opens every page of every shard, also while the index is in use, and
+// calls problem for each that does not open.
+func (x *Index) Check(ctx context.Context, problem func(file, what string)) error {
+	var names []string
+	if err := durable.Files(x.fs, "index", func(name string, _ int64) error {
+		if strings.HasSuffix(name, ".db") {
+			names = append(names, name)
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	for _, name := range names {
+		v, err := vault.Open(x.fs, name, x.key)
+		if err == nil {
+			err = errors.Join(v.Check(false, func(what string) { problem(name, what) }), v.Close())
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // a shard may be made again meanwhile
+			problem(name, err.Error())
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	return nil
+}
 
 // Wait returns once the index has followed every change that is in the catalog
 // now, or cannot.

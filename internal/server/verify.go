@@ -22,7 +22,7 @@ const (
 func (s *Server) verifyMonthly(ctx context.Context) {
 	for {
 		if x := s.opened.Load(); x != nil {
-			if err := s.verifyIfDue(ctx, x.Archive); err != nil && ctx.Err() == nil {
+			if err := s.verifyIfDue(ctx, x.Archive, x.Index.Check); err != nil && ctx.Err() == nil {
 				s.o.Log.Error("verification did not finish", "err", err)
 			}
 		}
@@ -47,12 +47,12 @@ func verifyDue(d archive.Verified, created, now time.Time) bool {
 	return now.Sub(d.Ended) >= verifyEvery
 }
 
-func (s *Server) verifyIfDue(ctx context.Context, a *archive.Archive) error {
+func (s *Server) verifyIfDue(ctx context.Context, a *archive.Archive, index archive.IndexCheck) error {
 	d, err := a.Verified(ctx)
 	if err != nil || !verifyDue(d, a.About().Created, a.Now()) {
 		return err
 	}
-	d, err = a.VerifyResumed(ctx, throttle(time.Now, sleep))
+	d, err = a.VerifyResumed(ctx, throttle(time.Now, sleep), index)
 	if err != nil {
 		return err
 	}

@@ -5,13 +5,16 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"testing"
 	"time"
 
 	"github.com/letterhold/letterhold/internal/archive"
 	"github.com/letterhold/letterhold/internal/durable"
 	"github.com/letterhold/letterhold/internal/durable/crashfs"
+	"github.com/letterhold/letterhold/internal/index"
 	"github.com/letterhold/letterhold/internal/seal"
+	"github.com/letterhold/letterhold/internal/vault"
 )
 
 func TestVerifiesMonthly(t *testing.T) {
@@ -43,11 +46,19 @@ func TestVerifiesMonthly(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	x, err := index.Open(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { x.Close() }()
+	if err := x.Wait(ctx); err != nil {
+		t.Fatal(err)
+	}
 	var log bytes.Buffer
 	s := &Server{o: Options{Log: slog.New(slog.NewTextHandler(&log, nil))}}
 	look := func() archive.Verified {
 		t.Helper()
-		if err := s.verifyIfDue(ctx, a); err != nil {
+		if err := s.verifyIfDue(ctx, a, x.Check); err != nil {
 			t.Fatal(err)
 		}
 		v, err := a.Verified(ctx)
@@ -96,11 +107,37 @@ func TestVerifiesMonthly(t *testing.T) {
 		t.Errorf("after the repair: %+v", again)
 	}
 
+	// So does a byte of the index, while it is in use.
+	if err := x.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if x, err = index.Open(a); err != nil {
+		t.Fatal(err)
+	}
+	shard := fmt.Sprintf("index/%d.db", now.Year())
+	f, err := d.OpenFile(shard, os.O_RDWR)
+	if err != nil {
+		t.Fatal(err)
+	}
+	flip := func() {
+		b := make([]byte, 1)
+		f.ReadAt(b, 2*vault.PageSize+100)
+		b[0] ^= 1
+		f.WriteAt(b, 2*vault.PageSize+100)
+	}
+	flip()
+	now = now.Add(31 * day)
+	if found := look(); len(found.Problems) != 1 || found.Problems[0].File != shard {
+		t.Errorf("a page of the index: %+v", found)
+	}
+	flip()
+	f.Close()
+
 	// One that is stopped is due again at once, however little time has passed.
 	now = now.Add(31 * day)
 	stopped, cancel := context.WithCancel(ctx)
 	cancel()
-	if err := s.verifyIfDue(stopped, a); err == nil {
+	if err := s.verifyIfDue(stopped, a, x.Check); err == nil {
 		t.Fatal("a verification that was stopped ends without an error")
 	}
 	if v := look(); !v.Clean.Equal(now) {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"time"
 
 	"github.com/letterhold/letterhold/internal/durable"
 	"github.com/letterhold/letterhold/internal/seal"
@@ -87,6 +88,26 @@ func (v *Vault) walkLog(fn func(logFrame)) error {
 	}
 }
 
+// A page that SQLite is writing while it is read opens soon.
+const (
+	settleTries = 5
+	settleTime  = 20 * time.Millisecond
+)
+
+// settles tells whether a page that did not open does so a little later, or is
+// in the log by then.
+func (v *Vault) settles(f durable.File, page []byte, at int64) bool {
+	for range settleTries {
+		time.Sleep(settleTime)
+		logged := false
+		v.walkLog(func(fr logFrame) { logged = logged || int64(fr.page) == at/PageSize+1 })
+		if n, _ := f.ReadAt(page, at); logged || n == len(page) && v.pages.Open(page, (&file{v: v, f: f}).pageContext(at)) == nil {
+			return true
+		}
+	}
+	return false
+}
+
 // Check opens every page of the main file and calls problem for each that does
 // not open. closed says that the database was closed: then there is no log,
 // and the file is as long as its header says. It changes nothing.
@@ -121,7 +142,7 @@ func (v *Vault) Check(closed bool, problem func(what string)) error {
 			continue
 		}
 		if v.pages.Open(page, main.pageContext(at)) != nil {
-			if logged[at/PageSize+1] {
+			if logged[at/PageSize+1] || !closed && v.settles(f, page, at) {
 				continue
 			}
 			problem(fmt.Sprintf("page %d does not open", at/PageSize+1))
