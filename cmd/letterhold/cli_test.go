@@ -330,7 +330,7 @@ func TestKill(t *testing.T) {
 	if err := json.Unmarshal([]byte(ok(t, dir, "import", "in.mbox", "--mailbox", "m", "--json")), &rep); err != nil {
 		t.Fatal(err)
 	}
-	if rep.Seen != rep.Archived+rep.Present || rep.Seen < n {
+	if rep.Seen != rep.Archived+rep.Present || rep.Seen != n || rep.Failed+rep.Skipped != 0 {
 		t.Errorf("%+v", rep)
 	}
 	var st struct{ Messages, Occurrences int64 }
@@ -500,4 +500,30 @@ func TestRecover(t *testing.T) {
 		t.Error(out)
 	}
 	ok(t, dir, "--key-file", "new", "verify")
+}
+
+// Damage has the exit code for damage, however much is gone.
+func TestDamageExitCodes(t *testing.T) {
+	for name, harm := range map[string]func(dir string) error{
+		"archive.json changed": func(dir string) error { return os.WriteFile(filepath.Join(dir, "archive.json"), []byte("{"), 0o600) },
+		"archive.json missing": func(dir string) error { return os.Remove(filepath.Join(dir, "archive.json")) },
+		"a pack missing":       func(dir string) error { return os.Remove(filepath.Join(dir, "store/00/00000001.pack")) },
+		"its keys missing":     func(dir string) error { return os.Remove(filepath.Join(dir, "store/00/00000001.keys")) },
+	} {
+		dir := t.TempDir()
+		mailboxFile(t, filepath.Join(dir, "in.mbox"), 3)
+		ok(t, dir, "init", "a", "--json")
+		ok(t, dir, "import", "in.mbox", "--mailbox", "m")
+		if err := harm(filepath.Join(dir, "a")); err != nil {
+			t.Fatal(err)
+		}
+		out, errs, code := lh(t, dir, "verify", "--json")
+		var r struct{ Problems []struct{ File, What string } }
+		if err := json.Unmarshal([]byte(out), &r); err != nil || code != 4 || len(r.Problems) == 0 {
+			t.Errorf("%s: verify: %d, %v\n%s%s", name, code, err, out, errs)
+		}
+		if out, errs, code := lh(t, dir, "export", "*", "--to", "out"); code != 4 && code != 3 {
+			t.Errorf("%s: export: %d\n%s%s", name, code, out, errs)
+		}
+	}
 }

@@ -85,6 +85,9 @@ func run(ctx context.Context, e *env, args []string) int {
 	} else if errors.As(err, &code) {
 		return int(code)
 	}
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		err = errors.New("interrupted")
+	}
 	err = explain(err)
 	fmt.Fprintf(e.stderr, "letterhold: %s\n", strings.ReplaceAll(err.Error(), "\n", "\n  "))
 	var h hinted

@@ -61,6 +61,13 @@ func procFile(t *testing.T, pid int, name string) string {
 // startServer starts the real program and returns once it is ready.
 func startServer(t *testing.T, cmd *exec.Cmd) (stop func()) {
 	t.Helper()
+	_, stop = startServerAt(t, cmd)
+	return stop
+}
+
+// startServerAt also says where it listens.
+func startServerAt(t *testing.T, cmd *exec.Cmd) (url string, stop func()) {
+	t.Helper()
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -74,13 +81,13 @@ func startServer(t *testing.T, cmd *exec.Cmd) (stop func()) {
 		cmd.Wait()
 	}
 	for lines := bufio.NewScanner(out); lines.Scan(); {
-		if strings.HasPrefix(lines.Text(), "ready ") {
-			return stop
+		if url, ok := strings.CutPrefix(lines.Text(), "ready "); ok {
+			return url, stop
 		}
 	}
 	stop()
 	t.Fatal("the server does not start")
-	return nil
+	return "", nil
 }
 
 // The serving process cannot be dumped: not by a core file, not through /proc.

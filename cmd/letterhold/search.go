@@ -45,7 +45,7 @@ func searchCmd(e *env) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "search QUERY...",
 		Short: "Find messages",
-		Long: `Finds messages by words, "phrases", prefix*, wild?ards, OR, -, ( ), and
+		Long: `Finds messages by words, "phrases", prefix*, wild?ards, OR, -, ( ), {one of}, and
 
   from: to: cc: bcc: subject: list: filename: id: in:FOLDER mailbox:
   has:attachment  larger:10M smaller:  before:2026-03-12 after: on:2026-03
@@ -53,6 +53,8 @@ func searchCmd(e *env) *cobra.Command {
 
 The newest come first. Reading as the key owner is written to the ledger.`,
 		Args: cobra.MinimumNArgs(1),
+		Example: `  letterhold search 'from:ann invoice OR offer' --sort oldest
+  letterhold search -- -newsletter has:attachment     (-- before a leading minus)`,
 		RunE: func(c *cobra.Command, args []string) error {
 			var err error
 			req.Query = strings.Join(args, " ")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -18,11 +19,13 @@ import (
 )
 
 func showCmd(e *env) *cobra.Command {
-	var raw, structure, headers, js bool
+	var x shown
 	c := &cobra.Command{
 		Use:   "show ID",
-		Short: "Show a message: headers and text, its structure, or its bytes",
-		Args:  cobra.ExactArgs(1),
+		Short: "Show a message: headers and text, its structure, a part, or its bytes",
+		Long: `Shows a message: headers and text, or what an option says. An attachment is saved
+with the path that --structure prints: letterhold show ID --part 2 >FILE`,
+		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			id, err := seal.ParseID(args[0])
 			if err != nil {
@@ -40,74 +43,74 @@ func showCmd(e *env) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if raw {
-					_, err := e.stdout.Write(b)
-					return err
-				}
-				return e.show(c.Context(), o, &entry, message.Parse(b), structure, headers, js)
+				return e.show(c.Context(), o, &entry, b, x)
 			})
 		},
 	}
 	f := c.Flags()
-	f.BoolVar(&raw, "raw", false, "the exact bytes on standard output")
-	f.BoolVar(&structure, "structure", false, "the parts of the message")
-	f.BoolVar(&headers, "headers", false, "all header fields")
-	f.BoolVar(&js, "json", false, "print JSON")
+	f.BoolVar(&x.raw, "raw", false, "the exact bytes on standard output")
+	f.StringVar(&x.part, "part", "", "the decoded content of a part on standard output")
+	f.BoolVar(&x.structure, "structure", false, "the parts of the message")
+	f.BoolVar(&x.headers, "headers", false, "all header fields")
+	f.BoolVar(&x.js, "json", false, "print JSON")
 	return c
 }
 
-type partJSON struct {
-	Path string `json:"path"`
-	Type string `json:"type"`
-	Name string `json:"name,omitempty"`
-	Size int    `json:"size"`
+// shown says what of a message is shown.
+type shown struct {
+	raw, structure, headers, js bool
+	part                        string
 }
 
-func (e *env) show(ctx context.Context, o *server.Opened, entry *catalog.Entry, m *message.Message, structure, headers, js bool) error {
-	var parts []partJSON
-	var collect func(p *message.Part)
-	collect = func(p *message.Part) {
-		parts = append(parts, partJSON{p.Path, p.Type, p.Name, p.End - p.Body})
-		for _, c := range p.Children {
-			collect(c)
-		}
+func (e *env) show(ctx context.Context, o *server.Opened, entry *catalog.Entry, raw []byte, x shown) error {
+	if x.raw {
+		_, err := e.stdout.Write(raw)
+		return err
 	}
-	collect(m.Root)
-	d := extract.Of(m)
-	if js {
-		names, err := mailboxNames(ctx, o)
-		if err != nil {
-			return err
-		}
-		os, err := o.Archive.Catalog().Occurrences(ctx, entry.Row)
-		if err != nil {
-			return err
-		}
-		found := []export.Found{}
-		for _, oc := range os {
-			found = append(found, export.Found{Mailbox: names[oc.Mailbox], Folder: oc.Name, Flags: oc.Flags})
-		}
-		return e.printJSON(map[string]any{"id": entry.ID.String(), "date": entry.Row.Time(), "date_rule": entry.Rule.String(), "archived": entry.Arrived, "leaf": entry.Leaf, "size": entry.Size,
-			"from": d.From, "to": d.To, "cc": d.Cc, "subject": d.Subject, "message_id": d.MessageID, "text": d.Body, "parts": parts, "found": found, "partial": entry.Partial})
-	}
+	m := message.Parse(raw)
 	switch {
-	case structure:
-		for _, p := range parts {
+	case x.part != "":
+		p := m.Find(x.part)
+		if p == nil || len(p.Children) > 0 && !p.Embedded() {
+			return hint(fmt.Errorf("message %s has no part %q with content", entry.ID, x.part), "letterhold show %s --structure", entry.ID)
+		}
+		_, err := e.stdout.Write(m.Decode(p))
+		return err
+	case x.structure && !x.js:
+		for _, p := range partsOf(m) {
 			e.printf("%-8s %-32s %10s  %s\n", p.Path, plain(p.Type), human(int64(p.Size)), plain(p.Name))
 		}
 		return nil
-	case headers:
+	case x.headers && !x.js:
 		for _, f := range m.Root.Header {
 			e.printf("%s: %s\n", plain(f.Name), plain(message.DecodeWords(message.Unfold(f.Value))))
 		}
 		return nil
 	}
+	found, err := foundIn(ctx, o, entry)
+	if err != nil {
+		return err
+	}
+	d := extract.Of(m)
+	if x.js {
+		return e.printJSON(map[string]any{"id": entry.ID.String(), "date": entry.Row.Time(), "date_rule": entry.Rule.String(), "archived": entry.Arrived, "leaf": entry.Leaf, "size": entry.Size,
+			"from": d.From, "to": d.To, "cc": d.Cc, "subject": d.Subject, "message_id": d.MessageID, "text": d.Body, "parts": partsOf(m), "found": found, "partial": entry.Partial})
+	}
+	e.showText(entry, d, found)
+	return nil
+}
+
+func (e *env) showText(entry *catalog.Entry, d *extract.Document, found []export.Found) {
 	for _, l := range [][2]string{{"From", d.From}, {"To", d.To}, {"Cc", d.Cc}, {"Subject", d.Subject}} {
 		if l[1] != "" {
-			e.printf("%-8s %s\n", l[0]+":", plain(l[1]))
+			e.printf("%-9s %s\n", l[0]+":", plain(l[1]))
 		}
 	}
-	e.printf("Date:    %s (by %s)\nArchived: %s, leaf %d of the ledger\n\n", entry.Row.Time().Format(time.RFC1123Z), entry.Rule, entry.Arrived.Format(time.RFC3339), entry.Leaf)
+	e.printf("Date:     %s (by %s)\nArchived: %s, leaf %d of the ledger\n", entry.Row.Time().Format(time.RFC1123Z), entry.Rule, entry.Arrived.Format(time.RFC3339), entry.Leaf)
+	for _, f := range found {
+		e.printf("In:       %s / %s\n", plain(f.Mailbox), plain(f.Folder))
+	}
+	e.printf("\n")
 	for line := range strings.SplitSeq(d.Body, "\n") {
 		e.printf("%s\n", plain(line))
 	}
@@ -117,5 +120,34 @@ func (e *env) show(ctx context.Context, o *server.Opened, entry *catalog.Entry, 
 	if d.Unread {
 		e.printf("The contents of attachments are not searched yet.\n")
 	}
-	return nil
+}
+
+type partJSON struct {
+	Path string `json:"path"`
+	Type string `json:"type"`
+	Name string `json:"name,omitempty"`
+	Size int    `json:"size"`
+}
+
+func partsOf(m *message.Message) (parts []partJSON) {
+	var collect func(p *message.Part)
+	collect = func(p *message.Part) {
+		parts = append(parts, partJSON{p.Path, p.Type, p.Name, p.End - p.Body})
+		for _, c := range p.Children {
+			collect(c)
+		}
+	}
+	collect(m.Root)
+	return parts
+}
+
+// foundIn says where a message lies.
+func foundIn(ctx context.Context, o *server.Opened, entry *catalog.Entry) ([]export.Found, error) {
+	names, err := mailboxNames(ctx, o)
+	os, err2 := o.Archive.Catalog().Occurrences(ctx, entry.Row)
+	found := []export.Found{}
+	for _, oc := range os {
+		found = append(found, export.Found{Mailbox: names[oc.Mailbox], Folder: oc.Name, Flags: oc.Flags})
+	}
+	return found, errors.Join(err, err2)
 }

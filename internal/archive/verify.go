@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/ncruces/go-sqlite3"
+
 	"github.com/letterhold/letterhold/internal/catalog"
 	"github.com/letterhold/letterhold/internal/durable"
 	"github.com/letterhold/letterhold/internal/ledger"
@@ -94,8 +96,10 @@ func (v *verification) problem(p Problem) {
 	}
 }
 
+// fail notes what could not be read. That somebody stopped the verification is
+// no damage.
 func (v *verification) fail(file string, err error) {
-	if err != nil {
+	if err != nil && !errors.Is(err, sqlite3.INTERRUPT) && !errors.Is(err, context.Canceled) {
 		v.problem(Problem{File: file, What: err.Error()})
 	}
 }
