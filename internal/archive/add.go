@@ -22,6 +22,29 @@ type Provenance struct {
 	Where    string   // path, offset or UID there
 	Flags    string   // space-separated, in IMAP's spelling
 	Internal time.Time
+	// Also are further folders, of other mailboxes too, that it belongs to.
+	Also []Spot
+	// Envelope is what a mail server said of the delivery; nil if none did. Its
+	// Row and Source are filled in.
+	Envelope *pack.Envelope
+}
+
+// Spot is a folder of a mailbox.
+type Spot struct {
+	Mailbox int64
+	Folder  string
+}
+
+// spots are all folders that the message belongs to.
+func (p *Provenance) spots() []Spot {
+	var out []Spot
+	for _, name := range p.Labels {
+		out = append(out, Spot{p.Mailbox, name})
+	}
+	if len(p.Labels) == 0 {
+		out = append(out, Spot{p.Mailbox, p.Folder})
+	}
+	return append(out, p.Also...)
 }
 
 // Outcome says what became of a message that was seen.

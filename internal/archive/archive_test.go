@@ -16,7 +16,9 @@ import (
 	"github.com/letterhold/letterhold/internal/catalog"
 	"github.com/letterhold/letterhold/internal/durable"
 	"github.com/letterhold/letterhold/internal/durable/crashfs"
+	"github.com/letterhold/letterhold/internal/pack"
 	"github.com/letterhold/letterhold/internal/seal"
+	"github.com/letterhold/letterhold/internal/store"
 )
 
 var ctx = context.Background()
@@ -231,6 +233,74 @@ func TestIdentityAndOccurrences(t *testing.T) {
 	}
 }
 
+// What mail servers say of a message's deliveries is kept once for each report,
+// for all mailboxes that it belongs to, survives a new catalog, and goes with
+// the message.
+func TestEnvelopes(t *testing.T) {
+	d := crashfs.New()
+	ring := create(t, d)
+	a := openArchive(t, d, ring)
+	me, you := mailbox(t, a, "me"), mailbox(t, a, "you")
+	raw := mails()["plain"]
+	var id seal.ID
+	for key := range int64(4) {
+		from := Provenance{Mailbox: me, Folder: "Sent", Also: []Spot{{you, "INBOX"}}, Source: "journal", Where: "r"}
+		from.Envelope = &pack.Envelope{Key: key % 2, Where: fmt.Sprint(key), Sender: "me@example.org", Recipients: []pack.Recipient{{Address: "you@example.org", Kind: "bcc"}}, Report: []byte("r")}
+		r, err := a.Add(ctx, raw, from)
+		if err != nil || r.NewOccurrence != (key == 0) {
+			t.Fatal(r, err)
+		}
+		id = r.ID
+	}
+	check := func() catalog.Entry {
+		t.Helper()
+		e, err := a.Catalog().Message(ctx, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		xs, err := a.Envelopes(ctx, e.Row)
+		if err != nil || len(xs) != 2 || xs[0].Where != "0" || xs[1].Where != "1" || xs[1].Recipients[0].Kind != "bcc" {
+			t.Fatalf("%+v, %v", xs, err)
+		}
+		if os, err := a.Catalog().Occurrences(ctx, e.Row); err != nil || len(os) != 2 || os[0].Mailbox == os[1].Mailbox {
+			t.Fatal(os, err)
+		}
+		return e
+	}
+	check()
+	if err := a.RebuildCatalog("test"); err != nil {
+		t.Fatal(err)
+	}
+	e := check()
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	ring, err := rereadRing(d, ring)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustBeClean(t, d, ring)
+	a = openArchive(t, d, ring)
+	if err := a.Dispose(ctx, []seal.ID{id}, "test", "because"); err != nil {
+		t.Fatal(err)
+	}
+	if xs, err := a.Envelopes(ctx, e.Row); err != nil || len(xs) != 0 {
+		t.Fatal(xs, err)
+	}
+	if err := a.store.Frames(store.Position{}, a.store.Position().Commit, func(f *pack.Frame, _ store.Place) error {
+		if len(f.Envelopes) > 0 {
+			t.Error("an envelope outlives its message")
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	mustBeClean(t, d, ring)
+}
+
 func TestCatalogIsACache(t *testing.T) {
 	d := crashfs.New()
 	ring := create(t, d)
@@ -363,7 +433,7 @@ func scenario(a *Archive, acked map[seal.ID][]byte) error {
 	}
 	put := func(i int) error {
 		raw := fmt.Appendf(nil, "From: a@example.org\nSubject: %d\nDate: Thu, 12 Mar 2026 08:00:00 +0000\nContent-Type: application/x\n\n%x", i, noise(i, 9_000))
-		r, err := a.Add(ctx, raw, Provenance{Mailbox: mb, Folder: fmt.Sprint("f", i%2), Source: "s"})
+		r, err := a.Add(ctx, raw, Provenance{Mailbox: mb, Folder: fmt.Sprint("f", i%2), Source: "s", Envelope: &pack.Envelope{Key: int64(i), Sender: "a@example.org"}})
 		if err == nil {
 			acked[r.ID] = raw
 		}

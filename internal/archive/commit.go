@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/letterhold/letterhold/internal/catalog"
@@ -112,23 +113,37 @@ func (a *Archive) place(d *draft, p *prepared) (Result, error) {
 		r.Outcome = Archived
 	}
 	r.Row = row
-	names := p.from.Labels
-	if len(names) == 0 {
-		names = []string{p.from.Folder}
-	}
-	for _, name := range names {
-		fresh, err := a.occur(d, p, row, name, r.Outcome)
+	for _, spot := range p.from.spots() {
+		fresh, err := a.occur(d, p, row, spot, r.Outcome)
 		if err != nil {
 			return r, err
 		}
 		r.NewOccurrence = r.NewOccurrence || fresh
 	}
-	return r, nil
+	return r, a.envelope(d, p, row)
+}
+
+// envelope adds what a mail server said of the delivery, unless it is there.
+func (a *Archive) envelope(d *draft, p *prepared, row catalog.Row) error {
+	if p.from.Envelope == nil {
+		return nil
+	}
+	x := *p.from.Envelope
+	same := func(y pack.Envelope) bool { return y.Row == int64(row) && y.Key == x.Key }
+	if slices.ContainsFunc(d.frame.Envelopes, same) {
+		return nil
+	}
+	if there, err := a.catalog.Writer().HasEnvelope(row, x.Key); err != nil || there {
+		return err
+	}
+	x.Row, x.Source = int64(row), a.source(d, p.from.Source)
+	d.frame.Envelopes = append(d.frame.Envelopes, x)
+	return nil
 }
 
 // occur adds the occurrence of a message in a folder, unless it is there.
-func (a *Archive) occur(d *draft, p *prepared, row catalog.Row, name string, o Outcome) (bool, error) {
-	folder, err := a.folder(d, p.from.Mailbox, name)
+func (a *Archive) occur(d *draft, p *prepared, row catalog.Row, in Spot, o Outcome) (bool, error) {
+	folder, err := a.folder(d, in.Mailbox, in.Folder)
 	if err != nil || d.occurs[row][folder.ID] {
 		return false, err
 	}
@@ -229,7 +244,7 @@ func (a *Archive) source(d *draft, name string) int64 {
 // commit makes a draft durable, step by step. The caller holds w.
 func (a *Archive) commit(d *draft) error {
 	f := d.frame
-	if len(f.Leaves) == 0 && len(f.Occurrences) == 0 {
+	if len(f.Leaves) == 0 && len(f.Occurrences) == 0 && len(f.Envelopes) == 0 {
 		return nil
 	}
 	at, err := a.store.Commit(d.objects, f)

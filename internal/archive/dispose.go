@@ -101,6 +101,11 @@ func (a *Archive) affected(gone map[int64]bool) (parts map[seal.ID]bool, packs [
 				touch(n)
 			}
 		}
+		for i := range f.Envelopes {
+			if gone[f.Envelopes[i].Row] {
+				touch(n)
+			}
+		}
 	})
 	if err != nil {
 		return nil, nil, err
@@ -127,7 +132,7 @@ func (a *Archive) affected(gone map[int64]bool) (parts map[seal.ID]bool, packs [
 	return parts, packs, err
 }
 
-// erase takes messages, their occurrences and their objects out of a frame.
+// erase takes messages, their occurrences, envelopes and their objects out of a frame.
 func erase(f *pack.Frame, gone map[int64]bool, parts map[seal.ID]bool) {
 	objects := map[seal.ID]bool{}
 	f.Messages = slices.DeleteFunc(f.Messages, func(m pack.Message) bool {
@@ -137,6 +142,7 @@ func erase(f *pack.Frame, gone map[int64]bool, parts map[seal.ID]bool) {
 		return gone[m.Row]
 	})
 	f.Occurrences = slices.DeleteFunc(f.Occurrences, func(o pack.Occurrence) bool { return gone[o.Row] })
+	f.Envelopes = slices.DeleteFunc(f.Envelopes, func(x pack.Envelope) bool { return gone[x.Row] })
 	for i := range f.Entries {
 		if id := f.Entries[i].ID; objects[id] || parts[id] {
 			f.Entries[i].Erase()

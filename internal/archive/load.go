@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"context"
 	"fmt"
 	"sync"
 
@@ -46,6 +47,26 @@ func (a *Archive) Occurrence(o *catalog.Occurrence) (pack.Occurrence, string, er
 		}
 	}
 	return pack.Occurrence{}, "", fmt.Errorf("the record of folder %d, UID %d is missing: %w", o.Folder, o.UID, ErrDamaged)
+}
+
+// Envelopes returns what mail servers said of a message's deliveries.
+func (a *Archive) Envelopes(ctx context.Context, row catalog.Row) (out []pack.Envelope, err error) {
+	places, err := a.catalog.Envelopes(ctx, row)
+	for _, at := range places {
+		if err != nil {
+			return out, err
+		}
+		var f *pack.Frame
+		if f, err = a.store.Frame(at); err != nil {
+			return out, err
+		}
+		for _, x := range f.Envelopes {
+			if x.Row == int64(row) {
+				out = append(out, x)
+			}
+		}
+	}
+	return out, err
 }
 
 // Proof is what shows that a message is in the ledger.

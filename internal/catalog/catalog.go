@@ -24,6 +24,9 @@ import (
 //go:embed sql/catalog.sql
 var catalogSchema string
 
+//go:embed sql/migrations/catalog-2.sql
+var catalog2 string
+
 // Name is the file's name in the archive.
 const Name = "catalog.db"
 
@@ -36,7 +39,7 @@ type Catalog struct{ db *database }
 
 // Open opens or creates the catalog.
 func Open(d durable.FS, key seal.Key) (*Catalog, error) {
-	db, err := openDatabase(d, Name, key, shape{newest: catalogSchema}, vault.Options{Cache: 6 << 10, WALPages: 4000})
+	db, err := openDatabase(d, Name, key, shape{catalogSchema, []string{catalog2}}, vault.Options{Cache: 6 << 10, WALPages: 4000})
 	if err != nil {
 		return nil, err
 	}
@@ -193,6 +196,11 @@ func apply(w *conn, ch *Change) error {
 		next[o.Folder] = max(next[o.Folder], o.UID+1)
 		queue[o.Row] = true
 	}
+	for i := range f.Envelopes {
+		if err := w.run(`INSERT INTO envelopes (row, key, pack, frame) VALUES (?,?,?,?)`, f.Envelopes[i].Row, f.Envelopes[i].Key, pk, fr); err != nil {
+			return err
+		}
+	}
 	for folder, uid := range next {
 		if err := w.run(`UPDATE folders SET uidnext = max(uidnext, ?) WHERE id = ?`, int64(uid), folder); err != nil {
 			return err
@@ -285,6 +293,12 @@ func (w Writer) Row(id seal.ID) (Row, bool, error) {
 // Taken tells whether a row is in use.
 func (w Writer) Taken(r Row) (bool, error) {
 	_, ok, err := w.c.number(`SELECT 1 FROM messages WHERE row = ?`, int64(r))
+	return ok, err
+}
+
+// HasEnvelope tells whether a report of a delivery is known.
+func (w Writer) HasEnvelope(r Row, key int64) (bool, error) {
+	_, ok, err := w.c.number(`SELECT 1 FROM envelopes WHERE row = ? AND key = ?`, int64(r), key)
 	return ok, err
 }
 
@@ -676,6 +690,17 @@ func (c *Catalog) FolderCount(ctx context.Context, folder int64) (n int64, err e
 	return n, err
 }
 
+// Envelopes returns where the records of a message's deliveries lie.
+func (c *Catalog) Envelopes(ctx context.Context, row Row) (out []store.Place, err error) {
+	err = c.db.read(ctx, func(r *conn) error {
+		return r.query(`SELECT DISTINCT pack, frame FROM envelopes WHERE row = ? ORDER BY pack, frame`, func(s *sqlite3.Stmt) error {
+			out = append(out, store.Place{Pack: uint32(s.ColumnInt64(0)), Frame: s.ColumnInt64(1)})
+			return nil
+		}, int64(row))
+	})
+	return out, err
+}
+
 // Comparison checks the catalog against the records, in one read transaction.
 type Comparison struct{ c *conn }
 
@@ -717,6 +742,18 @@ func (v Comparison) Occurrence(o *pack.Occurrence, at store.Place) (string, erro
 	return what, err
 }
 
+// Envelope does the same for an envelope.
+func (v Comparison) Envelope(x *pack.Envelope, at store.Place) (string, error) {
+	n, ok, err := v.c.number(`SELECT pack = ? AND frame = ? FROM envelopes WHERE row = ? AND key = ?`, int64(at.Pack), at.Frame, x.Row, x.Key)
+	switch {
+	case !ok:
+		return "an envelope is missing in the catalog", err
+	case n == 0:
+		return "an envelope differs in the catalog", err
+	}
+	return "", err
+}
+
 // Part returns where the catalog says a part lies.
 func (v Comparison) Part(id seal.ID) (p store.Place, ok bool, err error) {
 	err = v.c.query(`SELECT pack, frame FROM objects WHERE id = ?`, func(s *sqlite3.Stmt) error {
@@ -726,13 +763,14 @@ func (v Comparison) Part(id seal.ID) (p store.Place, ok bool, err error) {
 	return p, ok, err
 }
 
-// Counts returns how many messages and occurrences the catalog has.
-func (v Comparison) Counts() (messages, occurrences int64, err error) {
-	if messages, _, err = v.c.number(`SELECT count(*) FROM messages`); err != nil {
-		return 0, 0, err
+// Counts returns how many messages, occurrences and envelopes the catalog has.
+func (v Comparison) Counts() (n [3]int64, err error) {
+	for i, table := range []string{"messages", "occurrences", "envelopes"} {
+		if n[i], _, err = v.c.number(`SELECT count(*) FROM ` + table); err != nil {
+			return n, err
+		}
 	}
-	occurrences, _, err = v.c.number(`SELECT count(*) FROM occurrences`)
-	return messages, occurrences, err
+	return n, nil
 }
 
 // Forget removes messages and the parts that nobody else needs.
@@ -745,6 +783,9 @@ func (c *Catalog) Forget(rows []Row, parts []seal.ID) error {
 		}
 		for _, r := range rows {
 			if err := w.run(`DELETE FROM occurrences WHERE (folder, uid) IN (SELECT folder, uid FROM occurrences WHERE row = ?)`, int64(r)); err != nil {
+				return err
+			}
+			if err := w.run(`DELETE FROM envelopes WHERE row = ?`, int64(r)); err != nil {
 				return err
 			}
 			if err := w.run(`DELETE FROM messages WHERE row = ?`, int64(r)); err != nil {

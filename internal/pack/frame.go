@@ -91,6 +91,30 @@ type Occurrence struct {
 	ModSeq   int64
 }
 
+// Envelope is the record of how a mail server says a message was delivered. A
+// message has one for each report of it.
+type Envelope struct {
+	Row        int64 // of the message
+	Key        int64 // tells reports of one message apart
+	Source     int64
+	Where      string // how the source names the report
+	Time       time.Time
+	Sender     string
+	Recipients []Recipient
+	// Report is what stood before and behind the message in the report that
+	// carried it, each with its length before it (4 bytes, big-endian), packed
+	// by DEFLATE (RFC 1951); empty if there was no report.
+	Report []byte
+}
+
+// Recipient is one of an envelope.
+type Recipient struct {
+	Address   string
+	Kind      string // to, cc, bcc, recipient
+	Expanded  string // the list that led to it
+	Forwarded string // the recipient who passes mail on to this one
+}
+
 // Folder is the record of a folder of a mailbox.
 type Folder struct {
 	ID          int64
@@ -125,6 +149,7 @@ type Frame struct {
 	Folders     []Folder
 	Sources     []Source
 	Acts        []Act
+	Envelopes   []Envelope
 }
 
 // writer appends fields; zero values are left out.
@@ -268,6 +293,11 @@ func (f *Frame) Encode() []byte {
 		s.bytes(4, x.Detail)
 		w.sub(10, s)
 	}
+	for i := range f.Envelopes {
+		s = s[:0]
+		f.Envelopes[i].encode(&s)
+		w.sub(11, s)
+	}
 	return w
 }
 
@@ -316,6 +346,24 @@ func (o *Occurrence) encode(s *writer) {
 	s.num(8, o.ModSeq)
 }
 
+func (x *Envelope) encode(s *writer) {
+	s.num(1, x.Row)
+	s.num(2, x.Key)
+	s.num(3, x.Source)
+	s.text(4, x.Where)
+	s.time(5, x.Time)
+	s.text(6, x.Sender)
+	for _, r := range x.Recipients {
+		var sub writer
+		sub.text(1, r.Address)
+		sub.text(2, r.Kind)
+		sub.text(3, r.Expanded)
+		sub.text(4, r.Forwarded)
+		s.sub(7, sub)
+	}
+	s.bytes(8, x.Report)
+}
+
 // DecodeFrame reads what Encode wrote.
 func DecodeFrame(b []byte) (*Frame, error) {
 	f := &Frame{}
@@ -353,6 +401,10 @@ func DecodeFrame(b []byte) (*Frame, error) {
 			var a Act
 			a, err = decodeAct(x.b, f.FirstLeaf)
 			f.Acts = append(f.Acts, a)
+		case 11:
+			var e Envelope
+			e, err = decodeEnvelope(x.b)
+			f.Envelopes = append(f.Envelopes, e)
 		}
 		return err
 	})
@@ -447,6 +499,50 @@ func decodeOccurrence(b []byte) (o Occurrence, err error) {
 		return nil
 	})
 	return o, err
+}
+
+func decodeEnvelope(b []byte) (e Envelope, err error) {
+	err = fields(b, func(x field) (err error) {
+		switch x.n {
+		case 1:
+			e.Row = x.v
+		case 2:
+			e.Key = x.v
+		case 3:
+			e.Source = x.v
+		case 4:
+			e.Where = string(x.b)
+		case 5:
+			e.Time = x.time()
+		case 6:
+			e.Sender = string(x.b)
+		case 7:
+			var r Recipient
+			r, err = decodeRecipient(x.b)
+			e.Recipients = append(e.Recipients, r)
+		case 8:
+			e.Report = x.b
+		}
+		return err
+	})
+	return e, err
+}
+
+func decodeRecipient(b []byte) (r Recipient, err error) {
+	err = fields(b, func(x field) error {
+		switch x.n {
+		case 1:
+			r.Address = string(x.b)
+		case 2:
+			r.Kind = string(x.b)
+		case 3:
+			r.Expanded = string(x.b)
+		case 4:
+			r.Forwarded = string(x.b)
+		}
+		return nil
+	})
+	return r, err
 }
 
 func decodeFolder(b []byte) (d Folder, err error) {

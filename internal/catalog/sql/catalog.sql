@@ -48,6 +48,9 @@ CREATE TABLE occurrences (
 ) WITHOUT ROWID;
 CREATE INDEX occurrences_row ON occurrences (row, folder);
 
+-- Where the records of deliveries lie.
+CREATE TABLE envelopes (row INTEGER NOT NULL, key INTEGER NOT NULL, pack INTEGER NOT NULL, frame INTEGER NOT NULL, PRIMARY KEY (row, key)) WITHOUT ROWID;
+
 -- Messages that the index must read again, in order of change.
 CREATE TABLE queue (change INTEGER PRIMARY KEY, row INTEGER NOT NULL);
 
