@@ -3,6 +3,7 @@ package imapclient
 import (
 	"crypto/tls"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -31,6 +32,22 @@ func (Credential) String() string { return "[redacted]" }
 // GoString implements fmt.GoStringer.
 func (Credential) GoString() string { return "[redacted]" }
 
+// TokenError: the server does not take the token. Another one may be taken; a
+// password is not tried.
+type TokenError struct {
+	Status string // RFC 7628, 3.2.2: "invalid_token", or what the server says
+	Err    error  // the server's refusal
+}
+
+func (e *TokenError) Error() string {
+	if e.Status == "" {
+		return fmt.Sprintf("the server does not take the token: %v", e.Err)
+	}
+	return fmt.Sprintf("the server does not take the token (%q): %v", e.Status, e.Err)
+}
+
+func (e *TokenError) Unwrap() error { return e.Err }
+
 // SignIn signs in with the strongest way that both sides know. A refusal is
 // final: nothing weaker is tried after it.
 func (c *Client) SignIn(cr Credential) error {
@@ -43,13 +60,8 @@ func (c *Client) signIn(cr Credential) error {
 	}
 	var err error
 	switch {
-	case cr.Token != "" && c.Has("AUTH=OAUTHBEARER"):
-		// RFC 7628, 3.1
-		err = c.authenticate("OAUTHBEARER", fmt.Sprintf("n,a=%s,\x01host=%s\x01port=%d\x01auth=Bearer %s\x01\x01", saslName(cr.User), c.o.Host, c.o.Port, cr.Token), "\x01")
-	case cr.Token != "" && c.Has("AUTH=XOAUTH2"):
-		err = c.authenticate("XOAUTH2", fmt.Sprintf("user=%s\x01auth=Bearer %s\x01\x01", cr.User, cr.Token), "")
 	case cr.Token != "":
-		return errors.New("the server takes no OAuth 2 token (neither OAUTHBEARER nor XOAUTH2)")
+		err = c.token(cr)
 	case c.Has("AUTH=SCRAM-SHA-256") || c.Has("AUTH=SCRAM-SHA-256-PLUS") && c.secure:
 		err = c.scram(cr)
 	case c.Has("AUTH=PLAIN"):
@@ -109,6 +121,54 @@ func (c *Client) authenticate(mechanism, first string, more ...string) error {
 		}
 		return "", fmt.Errorf("%w: the server asks again in %s", ErrProtocol, mechanism)
 	})
+}
+
+// Bearer chooses the SASL mechanism for a token, of those that a server has,
+// and returns the response and what a refusal's reason is answered with.
+func (cr Credential) Bearer(has func(mechanism string) bool, host string, port int) (mechanism, response, last string, err error) {
+	switch {
+	case strings.ContainsAny(cr.User+cr.Token, "\x00\x01\r\n"):
+		return "", "", "", errors.New("name or token hold a character that separates them")
+	case has("OAUTHBEARER"): // RFC 7628, 3.1 and 3.2.3
+		return "OAUTHBEARER", fmt.Sprintf("n,a=%s,\x01host=%s\x01port=%d\x01auth=Bearer %s\x01\x01", saslName(cr.User), host, port, cr.Token), "\x01", nil
+	case has("XOAUTH2"):
+		return "XOAUTH2", fmt.Sprintf("user=%s\x01auth=Bearer %s\x01\x01", cr.User, cr.Token), "", nil
+	}
+	return "", "", "", errors.New("the server takes no OAuth 2 token (neither OAUTHBEARER nor XOAUTH2)")
+}
+
+// token signs in with a token. A server that does not take it says why in JSON,
+// waits for an answer to that, and then refuses (RFC 7628, 3.2.3).
+func (c *Client) token(cr Credential) error {
+	mechanism, first, last, err := cr.Bearer(func(m string) bool { return c.Has("AUTH=" + m) }, c.o.Host, c.o.Port)
+	if err != nil {
+		return err
+	}
+	why, told := "", false
+	err = c.exchange(mechanism, first, func(challenge string) (string, error) {
+		if told {
+			return "", fmt.Errorf("%w: the server asks again in %s", ErrProtocol, mechanism)
+		}
+		told, why = true, challenge
+		return last, nil
+	})
+	if err == nil && told {
+		return c.die("AUTHENTICATE "+mechanism, fmt.Errorf("%w: the server refuses the token and takes it", ErrProtocol))
+	}
+	return RefusedToken(err, why)
+}
+
+// RefusedToken makes a TokenError of a server's refusal; why is the JSON that it
+// gave as the reason, or "".
+func RefusedToken(err error, why string) error {
+	if !errors.Is(err, ErrRefused) {
+		return err
+	}
+	var reason struct {
+		Status string `json:"status"`
+	}
+	json.Unmarshal([]byte(why), &reason) // without it there is still the refusal
+	return &TokenError{clip(reason.Status), err}
 }
 
 // exchange runs a SASL mechanism; next answers a challenge.

@@ -18,6 +18,7 @@ import (
 	"github.com/letterhold/letterhold/internal/seal"
 	"github.com/letterhold/letterhold/internal/source"
 	"github.com/letterhold/letterhold/internal/tlsconf"
+	"github.com/letterhold/letterhold/internal/token"
 )
 
 // Profile says what is collected, from where, into whose mailbox, and how often.
@@ -127,19 +128,10 @@ func (p *Profile) checkException(e endpoint, now time.Time) error {
 		return fmt.Errorf("an exception ends after 30 days at most: by %s", now.Add(MaxException).Format(time.DateOnly))
 	case e.scheme == "folder":
 		return errors.New("a folder needs no exception")
-	case strongProvider(e.host):
+	case token.Known(e.host):
 		return fmt.Errorf("%s offers verified encryption: no exception is made for it", e.host)
 	}
 	return nil
-}
-
-// strongProviders offer TLS with good certificates; whoever sees something else
-// is not talking to them.
-var strongProviders = []string{"office365.com", "outlook.com", "gmail.com", "googlemail.com", "google.com", "yahoo.com", "icloud.com", "me.com", "gmx.net", "gmx.de", "web.de", "t-online.de", "fastmail.com", "mailbox.org", "posteo.de", "zoho.com", "zoho.eu"}
-
-func strongProvider(host string) bool {
-	host = strings.ToLower(strings.TrimSuffix(host, "."))
-	return slices.ContainsFunc(strongProviders, func(p string) bool { return host == p || strings.HasSuffix(host, "."+p) })
 }
 
 // endpoint is what the profile's URL says.

@@ -1,6 +1,7 @@
 package mailtest
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -148,6 +149,47 @@ service lmtp {
 		Await(t, p)
 	}
 	return d
+}
+
+// Tokens says which OAuth 2 tokens a Dovecot takes: JWT whose "sub" is the
+// account.
+type Tokens struct {
+	Mechanisms string // of SASL, for tokens
+	Issuer     string
+	KeyID      string
+	Key        []byte // public, in PEM; of RS256
+}
+
+// StartTokenDovecot starts a Dovecot that takes tokens too. It checks them by
+// itself.
+func StartTokenDovecot(t testing.TB, o Tokens) *Dovecot {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "dk")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	keys := filepath.Join(dir, "keys", "default", "RS256")
+	if err := errors.Join(os.MkdirAll(keys, 0o755), os.Chmod(dir, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	Write(t, filepath.Join(keys, o.KeyID), o.Key)
+	conf := filepath.Join(dir, "oauth2.conf")
+	Write(t, conf, fmt.Appendf(nil, "introspection_mode = local\nlocal_validation_key_dict = fs:posix:prefix=%s/keys/\nusername_attribute = sub\nissuers = %s\n", dir, o.Issuer))
+	return StartDovecot(t, fmt.Sprintf(`
+auth_mechanisms = plain scram-sha-256 %[1]s
+auth_failure_delay = 0
+service anvil {
+  unix_listener anvil-auth-penalty {
+    mode = 0
+  }
+}
+passdb {
+  driver = oauth2
+  mechanisms = %[1]s
+  args = %[2]s
+}
+`, o.Mechanisms, conf))
 }
 
 func username(t testing.TB, uid int) string {

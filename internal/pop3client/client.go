@@ -220,14 +220,14 @@ func (c *Client) signIn(cr imapclient.Credential) error {
 		return false
 	}
 	switch {
-	case cr.Token != "" && has("OAUTHBEARER"):
-		return c.auth("OAUTHBEARER", fmt.Sprintf("n,a=%s,\x01host=%s\x01port=%d\x01auth=Bearer %s\x01\x01", cr.User, c.o.Host, c.o.Port, cr.Token))
-	case cr.Token != "" && has("XOAUTH2"):
-		return c.auth("XOAUTH2", fmt.Sprintf("user=%s\x01auth=Bearer %s\x01\x01", cr.User, cr.Token))
 	case cr.Token != "":
-		return errors.New("the server takes no OAuth 2 token (neither OAUTHBEARER nor XOAUTH2)")
+		mechanism, response, last, err := cr.Bearer(has, c.o.Host, c.o.Port)
+		if err != nil {
+			return err
+		}
+		return imapclient.RefusedToken(c.auth(mechanism, response, last), "")
 	case has("PLAIN"):
-		return c.auth("PLAIN", cr.As+"\x00"+cr.User+"\x00"+cr.Password)
+		return c.auth("PLAIN", cr.As+"\x00"+cr.User+"\x00"+cr.Password, "\x01")
 	case cr.As != "":
 		return errors.New("the server offers no way to sign in for somebody else (SASL PLAIN)")
 	case strings.ContainsAny(cr.User+cr.Password, "\r\n"):
@@ -240,8 +240,9 @@ func (c *Client) signIn(cr imapclient.Credential) error {
 	return err
 }
 
-// auth runs a SASL mechanism whose client speaks first and once (RFC 5034, 4).
-func (c *Client) auth(mechanism, response string) error {
+// auth runs a SASL mechanism whose client speaks first and once (RFC 5034, 4);
+// last answers a reason for a refusal.
+func (c *Client) auth(mechanism, response, last string) error {
 	what := "AUTH " + mechanism
 	_, err := c.command(what, what)
 	if !errors.Is(err, errContinue) {
@@ -252,7 +253,7 @@ func (c *Client) auth(mechanism, response string) error {
 	}
 	_, err = c.command(what, base64.StdEncoding.EncodeToString([]byte(response)))
 	if errors.Is(err, errContinue) { // an error in JSON, to be answered (RFC 7628, 3.2.3)
-		_, err = c.command(what, "AQ==")
+		_, err = c.command(what, base64.StdEncoding.EncodeToString([]byte(last)))
 	}
 	return err
 }
