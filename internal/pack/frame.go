@@ -105,6 +105,9 @@ type Envelope struct {
 	// carried it, each with its length before it (4 bytes, big-endian), packed
 	// by DEFLATE (RFC 1951); empty if there was no report.
 	Report []byte
+	// Open says that there may be recipients whom nobody named: a plain copy does
+	// not tell who had it blind.
+	Open bool
 }
 
 // Recipient is one of an envelope.
@@ -362,6 +365,9 @@ func (x *Envelope) encode(s *writer) {
 		s.sub(7, sub)
 	}
 	s.bytes(8, x.Report)
+	if x.Open {
+		s.num(9, 1)
+	}
 }
 
 // DecodeFrame reads what Encode wrote.
@@ -522,6 +528,8 @@ func decodeEnvelope(b []byte) (e Envelope, err error) {
 			e.Recipients = append(e.Recipients, r)
 		case 8:
 			e.Report = x.b
+		case 9:
+			e.Open = x.v != 0
 		}
 		return err
 	})

@@ -21,7 +21,7 @@ func sample() *Frame {
 		Leaves:      [][]byte{Leaf{Kind: KindMessage, Time: now}.Encode(), Leaf{Kind: KindAct, Time: now}.Encode()},
 		Messages:    []Message{{Leaf: 1000, ID: seal.ID{3}, Skeleton: seal.ID{1}, Parts: []seal.ID{{2}}, Size: 10, Salt: [16]byte{4}, Row: 1 << 50, DateRule: DateReceived, Arrived: now, Partial: true}},
 		Occurrences: []Occurrence{{Row: 1 << 50, Folder: 2, UID: 3, Source: 1, Where: "cur/x", Flags: `\Seen`, Internal: now, ModSeq: 12}},
-		Envelopes:   []Envelope{{Row: 1 << 50, Key: -7, Source: 1, Where: "report@example.org", Time: now, Sender: "a@example.org", Recipients: []Recipient{{"b@example.org", "bcc", "list@example.org", ""}, {Address: "c@example.org", Forwarded: "d@example.org"}}, Report: []byte{1, 2}}},
+		Envelopes:   []Envelope{{Row: 1 << 50, Key: -7, Source: 1, Where: "report@example.org", Time: now, Sender: "a@example.org", Recipients: []Recipient{{"b@example.org", "bcc", "list@example.org", ""}, {Address: "c@example.org", Forwarded: "d@example.org"}}, Report: []byte{1, 2}, Open: true}},
 		Folders:     []Folder{{ID: 2, Mailbox: 1, Name: "Archive/2026", UIDValidity: 77}},
 		Sources:     []Source{{ID: 1, Name: "import"}},
 		Acts:        []Act{{Leaf: 1001, Salt: [16]byte{5}, State: 3, Detail: []byte(`{"act":"x"}`)}},

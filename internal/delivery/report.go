@@ -1,4 +1,4 @@
-package journal
+package delivery
 
 import (
 	"bytes"
@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/letterhold/letterhold/internal/message"
+	"github.com/letterhold/letterhold/internal/pack"
 )
 
 // Report is an Exchange or Microsoft 365 journal report: what the envelope of
@@ -20,17 +21,13 @@ type Report struct {
 	// Original is the message that is reported about, byte for byte; nil if
 	// the report was cut off within it.
 	Original []byte
+	// Before and Behind are the report without the message.
+	Before, Behind []byte
 }
 
-// Recipient is one of a message's envelope.
-type Recipient struct {
-	Address string
-	Kind    string // to, cc, bcc; recipient where the report does not say
-	// Expanded is the distribution list that led to the recipient, Forwarded
-	// the recipient who passes mail on to this one.
-	Expanded  string
-	Forwarded string
-}
+// Recipient is one of a message's envelope. Its kind is to, cc or bcc, or
+// recipient where the report does not say.
+type Recipient = pack.Recipient
 
 // maxRecipients bounds a report: Exchange expands no list beyond a few
 // thousand.
@@ -65,6 +62,7 @@ func ParseReport(raw []byte) (r *Report, ok bool) {
 	}
 	if carried.Type == "message/rfc822" && whole(m, carried) {
 		r.Original = original(m, carried)
+		r.Before, r.Behind = raw[:carried.Body], raw[carried.End:]
 	}
 	return r, true
 }

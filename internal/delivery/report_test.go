@@ -1,4 +1,4 @@
-package journal
+package delivery
 
 import (
 	"crypto/sha256"
@@ -26,6 +26,10 @@ func TestReport(t *testing.T) {
 	}
 	want := &Report{Sender: "ann@example.org", OnBehalfOf: "boss@example.org", MessageID: "7@example.org", Label: "x", Original: []byte(inner), Recipients: []Recipient{
 		{Address: "bob@example.org", Kind: "to", Expanded: "team@example.org"}, {Address: "carl@example.org", Kind: "bcc"}, {Address: "dan@example.org", Kind: "recipient", Forwarded: "bob@example.org"}}}
+	if raw := string(got.Before) + inner + string(got.Behind); !strings.HasPrefix(raw, "From: journal@") || !strings.HasSuffix(raw, "--b--\n") {
+		t.Errorf("around the message: %q", raw)
+	}
+	got.Before, got.Behind = nil, nil
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
@@ -105,7 +109,7 @@ func TestCorpus(t *testing.T) {
 				continue
 			}
 			for i, x := range e.Recipients {
-				if (Recipient{x.Address, x.Kind, x.Expanded, x.Forwarded}) != r.Recipients[i] {
+				if (Recipient{Address: x.Address, Kind: x.Kind, Expanded: x.Expanded, Forwarded: x.Forwarded}) != r.Recipients[i] {
 					t.Errorf("%s: recipient %d differs", e.File, i)
 				}
 			}
