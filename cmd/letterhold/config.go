@@ -19,6 +19,7 @@ type settings struct {
 	HTTPS   string `toml:"https"`
 	KeyFile string `toml:"key_file"`
 	Log     string `toml:"log"`
+	journalFlags
 }
 
 var defaults = settings{HTTPS: defaultHTTPS, Log: "info"}
@@ -32,11 +33,23 @@ func (s settings) level() slog.Level {
 }
 
 // keys are the keys of letterhold.toml with default and text.
-var keys = []struct{ name, def, text string }{
+var keys = []struct {
+	name string
+	def  any
+	text string
+}{
 	{"archive", "", "folder of the archive (LETTERHOLD_ARCHIVE)"},
 	{"https", defaultHTTPS, "address to listen on, TLS 1.3 only"},
 	{"key_file", "", "key file that opens the archive (LETTERHOLD_KEY_FILE); without it the server starts locked, unless systemd hands over the credential " + server.Credential},
 	{"log", "info", "least severity that is logged: debug, info, warn, error"},
+	{"journal", "", "address to receive copies of mail on by SMTP, with TLS; off without it"},
+	{"journal_lmtp", "", "the same by LMTP; unix:PATH is a socket on this machine"},
+	{"journal_implicit_tls", false, "TLS from the first byte instead of STARTTLS"},
+	{"journal_allow", []string{}, "networks (CIDR) of mail servers that may send"},
+	{"journal_tls_min", "1.3", "least version of TLS: 1.3, or 1.2 for an old Exchange"},
+	{"journal_clients", "", "file with the authorities (PEM) of certificates whose holders may send"},
+	{"journal_client_names", []string{}, "only certificates for these host names; needed for authorities of the public"},
+	{"journal_auth", false, "who signs in with a journal address and its password may send"},
 }
 
 func (e *env) config(name string) (settings, error) {
@@ -83,9 +96,9 @@ func configCmd(e *env) *cobra.Command {
 		Use: "config", Short: "Print every key of letterhold.toml with its default", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			if js {
-				out := []map[string]string{}
+				out := []map[string]any{}
 				for _, k := range keys {
-					out = append(out, map[string]string{"key": k.name, "default": k.def, "text": k.text})
+					out = append(out, map[string]any{"key": k.name, "default": k.def, "text": k.text})
 				}
 				return e.printJSON(map[string]any{"keys": out})
 			}

@@ -24,6 +24,7 @@ const defaultHTTPS = ":8443"
 
 func serveCmd(e *env) *cobra.Command {
 	var https, config string
+	var jf journalFlags
 	c := &cobra.Command{
 		Use:   "serve",
 		Short: "Serve the archive over HTTPS",
@@ -48,15 +49,21 @@ through a local socket.`,
 			if e.keyFile == "" {
 				e.keyFile = conf.KeyFile
 			}
-			return e.serve(c.Context(), https, conf.level())
+			jf.merge(c, conf.journalFlags)
+			j, err := jf.options(e)
+			if err != nil {
+				return err
+			}
+			return e.serve(c.Context(), https, conf.level(), j)
 		},
 	}
 	c.Flags().StringVar(&https, "https", defaultHTTPS, "address to listen on")
 	c.Flags().StringVar(&config, "config", e.getenv("LETTERHOLD_CONFIG"), "configuration file, letterhold.toml (LETTERHOLD_CONFIG)")
+	jf.register(c)
 	return c
 }
 
-func (e *env) serve(ctx context.Context, https string, level slog.Level) error {
+func (e *env) serve(ctx context.Context, https string, level slog.Level, j *server.Journal) error {
 	if e.open != nil {
 		return errors.New("the archive is being served already")
 	}
@@ -68,7 +75,7 @@ func (e *env) serve(ctx context.Context, https string, level slog.Level) error {
 		return err
 	}
 	log := slog.New(slog.NewTextHandler(e.stderr, &slog.HandlerOptions{Level: level}))
-	o := server.Options{HTTPS: https, KeyFile: e.knownKey(), Log: log, Execute: e.execute, Ready: func(url string) { e.printf("ready %s\n", url) }}
+	o := server.Options{HTTPS: https, Journal: j, KeyFile: e.knownKey(), Log: log, Execute: e.execute, Ready: func(url string) { e.printf("ready %s\n", url) }}
 	open := func(s seal.Secret) (*server.Opened, error) {
 		return server.OpenArchive(dir, func() (seal.Secret, error) { return s, nil }, archive.Options{Log: log})
 	}

@@ -1,14 +1,12 @@
 package main
 
 import (
-	"context"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
 
-	"github.com/letterhold/letterhold/internal/catalog"
 	"github.com/letterhold/letterhold/internal/server"
 )
 
@@ -66,65 +64,4 @@ func statsCmd(e *env) *cobra.Command {
 	}
 	c.Flags().BoolVar(&js, "json", false, "print JSON")
 	return c
-}
-
-func mailboxCmd(e *env) *cobra.Command {
-	c := &cobra.Command{Use: "mailbox", Short: "Mailboxes: what is archived, and whose it is"}
-	var js bool
-	list := &cobra.Command{
-		Use: "list", Short: "List mailboxes and their folders", Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			return e.with(c.Context(), func(o *server.Opened) error { return e.listMailboxes(c.Context(), o, js) })
-		},
-	}
-	list.Flags().BoolVar(&js, "json", false, "print JSON")
-	c.AddCommand(list)
-	return c
-}
-
-func (e *env) listMailboxes(ctx context.Context, o *server.Opened, js bool) error {
-	var ms []catalog.Mailbox
-	if err := o.Archive.State().View(ctx, func(v catalog.View) (err error) { ms, err = v.Mailboxes(); return err }); err != nil {
-		return err
-	}
-	folders, err := o.Archive.Catalog().Folders(ctx)
-	if err != nil {
-		return err
-	}
-	type folderJSON struct {
-		Name     string `json:"name"`
-		Messages int64  `json:"messages"`
-	}
-	type mailboxJSON struct {
-		Name     string       `json:"name"`
-		Messages int64        `json:"messages"`
-		Folders  []folderJSON `json:"folders"`
-	}
-	out := []mailboxJSON{}
-	for _, m := range ms {
-		x := mailboxJSON{Name: m.Name, Folders: []folderJSON{}}
-		if x.Messages, err = o.Archive.Catalog().MailboxCount(ctx, m.ID); err != nil {
-			return err
-		}
-		for _, f := range folders {
-			if f.Mailbox == m.ID {
-				n, err := o.Archive.Catalog().FolderCount(ctx, f.ID)
-				if err != nil {
-					return err
-				}
-				x.Folders = append(x.Folders, folderJSON{f.Name, n})
-			}
-		}
-		out = append(out, x)
-	}
-	if js {
-		return e.printJSON(map[string]any{"mailboxes": out})
-	}
-	for _, x := range out {
-		e.printf("%s: %d messages\n", plain(x.Name), x.Messages)
-		for _, f := range x.Folders {
-			e.printf("  %8d  %s\n", f.Messages, plain(f.Name))
-		}
-	}
-	return nil
 }

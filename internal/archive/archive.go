@@ -113,6 +113,7 @@ type Archive struct {
 	keys    *seal.KeyFile                 // guarded by w
 	ring    *seal.Ring                    // guarded by w
 	folders map[folderKey]*catalog.Folder // guarded by w
+	naming  sync.Mutex                    // held by whoever makes a mailbox
 	sources map[string]int64              // guarded by w
 	modseq  int64                         // guarded by w: the last one given
 	dirty   bool                          // guarded by w: a commit stopped half-way; recover first
@@ -511,10 +512,16 @@ func (a *Archive) Slots() []seal.Slot {
 func (a *Archive) Mailbox(ctx context.Context, name, who string) (int64, error) {
 	var id int64
 	var ok bool
-	if err := a.state.View(ctx, func(v catalog.View) (err error) {
+	known := func(v catalog.View) (err error) {
 		id, ok, err = v.Mailbox(name)
 		return err
-	}); err != nil || ok {
+	}
+	if err := a.state.View(ctx, known); err != nil || ok {
+		return id, err
+	}
+	a.naming.Lock()
+	defer a.naming.Unlock()
+	if err := a.state.View(ctx, known); err != nil || ok {
 		return id, err
 	}
 	if err := catalog.CheckName(name); err != nil {

@@ -70,7 +70,10 @@ func TestRebuild(t *testing.T) {
 // Reports of one message are told apart by their bytes, copies by whom they
 // are for; the same again is the same.
 func TestKey(t *testing.T) {
-	key := func(raw string, to ...string) int64 { d := Of([]byte(raw), Told{Recipients: to}); return d.Envelope.Key }
+	key := func(raw string, to ...string) int64 {
+		d := Of([]byte(raw), Told{Recipients: to})
+		return d.Envelope.Key
+	}
 	one, two := report("Sender: s@example.org\nTo: b@example.org", inner), report("Sender: s@example.org\nTo: c@example.org", inner)
 	if key(one) == key(two) || key(one) != key(one) || key(inner, "b@example.org") == key(inner, "c@example.org") || key(inner, "b@example.org") != key(inner, "b@example.org") {
 		t.Error("keys do not tell reports apart")

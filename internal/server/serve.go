@@ -30,6 +30,7 @@ type Options struct {
 	HTTPS   string // address to listen on
 	Log     *slog.Logger
 	Execute func(o *Opened) Execute // runs command lines of the local socket
+	Journal *Journal                // nil: no copies of mail are received
 	// Ready is called with the address once connections are accepted.
 	Ready func(url string)
 }
@@ -232,6 +233,14 @@ func (s *Server) Run(ctx context.Context) error {
 	work.Go(func() { s.collect(ctx) })
 	defer work.Wait() // before the archive is closed
 	defer cancel()
+	if s.o.Journal != nil {
+		wait, err := s.journals(ctx)
+		defer wait()
+		defer cancel()
+		if err != nil {
+			return errors.Join(err, l.Close())
+		}
+	}
 	failed := make(chan error, 1)
 	go func() { failed <- hs.Serve(tls.NewListener(l, conf)) }()
 	s.base = s.url(l.Addr())
