@@ -227,12 +227,16 @@ func (v *verification) packs(ctx context.Context) error {
 
 func (v *verification) packsWith(ctx context.Context, cmp *catalog.Comparison) error {
 	v.parts = cmp
+	snapshot := func(fn func() error) error { return fn() }
+	if cmp != nil {
+		snapshot = cmp.Snapshot
+	}
 	pos := store.Position{}
 	for n := uint32(1); n <= v.end.Pack; n++ {
 		from := store.Position{Commit: pos.Commit, Pack: n}
 		var stopped error
 		end, err := v.a.store.CheckPack(from, v.end, v.o.Skip, v.closed, v.problem, func(f *pack.Frame, at store.Place, data map[seal.ID][]byte) error {
-			if err := v.frame(cmp, f, at, data); err != nil {
+			if err := snapshot(func() error { return v.frame(cmp, f, at, data) }); err != nil {
 				return err
 			}
 			if err := ctx.Err(); err != nil {

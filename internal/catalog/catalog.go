@@ -701,13 +701,17 @@ func (c *Catalog) Envelopes(ctx context.Context, row Row) (out []store.Place, er
 	return out, err
 }
 
-// Comparison checks the catalog against the records, in one read transaction.
+// Comparison checks the catalog against the records.
 type Comparison struct{ c *conn }
 
 // Compare runs fn with a view of the catalog for verification.
 func (c *Catalog) Compare(ctx context.Context, fn func(Comparison) error) error {
 	return c.db.read(ctx, func(r *conn) error { return fn(Comparison{r}) })
 }
+
+// Snapshot runs fn with one state of the catalog for all its comparisons. It
+// must be short, like every read transaction.
+func (v Comparison) Snapshot(fn func() error) error { return v.c.snapshot(fn) }
 
 // Message says in words what the catalog has otherwise than the record; "" if
 // nothing.

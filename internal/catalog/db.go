@@ -254,12 +254,14 @@ func (db *database) read(ctx context.Context, fn func(*conn) error) error {
 // snapshot is read with one state of the database for all its queries, and one
 // lock. It must be short: the log cannot be emptied meanwhile.
 func (db *database) snapshot(ctx context.Context, fn func(*conn) error) error {
-	return db.read(ctx, func(r *conn) error {
-		if err := r.run(`BEGIN`); err != nil {
-			return err
-		}
-		return errors.Join(fn(r), r.rollback())
-	})
+	return db.read(ctx, func(r *conn) error { return r.snapshot(func() error { return fn(r) }) })
+}
+
+func (c *conn) snapshot(fn func() error) error {
+	if err := c.run(`BEGIN`); err != nil {
+		return err
+	}
+	return errors.Join(fn(), c.rollback())
 }
 
 // check opens every page and lets SQLite check its structure.

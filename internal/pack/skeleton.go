@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"fmt"
+	"slices"
 
 	"github.com/letterhold/letterhold/internal/seal"
 )
@@ -135,14 +136,10 @@ func DecodeBase64(body []byte) ([]byte, *Base64, bool) {
 	if f.Line == 0 || f.Line > maxBase64Line {
 		return nil, nil, false
 	}
-	end := []byte("\r\n")
-	if f.LF {
-		end = end[1:]
+	if bytes.HasSuffix(body, []byte(f.end())) {
+		f.Last = f.end()
 	}
-	if bytes.HasSuffix(body, end) {
-		f.Last = string(end)
-	}
-	plain, err := f.decode(body, end)
+	plain, err := f.decode(body)
 	if err != nil || len(plain) == 0 || !f.matches(plain, body) {
 		return nil, nil, false
 	}
@@ -152,7 +149,8 @@ func DecodeBase64(body []byte) ([]byte, *Base64, bool) {
 // decode decodes body, line by line where lines are whole groups: Go's decoder
 // is half as fast with line ends in what it reads. What is wrong with the lines
 // shows in the comparison.
-func (f *Base64) decode(body, end []byte) ([]byte, error) {
+func (f *Base64) decode(body []byte) ([]byte, error) {
+	end := []byte(f.end())
 	enc := base64.StdEncoding.Strict()
 	plain := make([]byte, enc.DecodedLen(len(body)))
 	if f.Line%4 != 0 {
@@ -180,46 +178,38 @@ func (f *Base64) matches(plain, body []byte) bool {
 		return bytes.Equal(AppendBase64(nil, plain, f), body)
 	}
 	raw := f.Line / 4 * 3
-	var buf []byte
-	for len(plain) > 0 {
-		c := plain[:min(len(plain), raw*256)]
-		plain = plain[len(c):]
-		g := *f
-		if len(plain) > 0 {
-			g.Last = "\r\n"
-			if f.LF {
-				g.Last = "\n"
-			}
-		}
-		buf = AppendBase64(buf[:0], c, &g)
+	buf := make([]byte, 0, f.Line+2)
+	for ; len(plain) > raw; plain = plain[raw:] {
+		buf = append(base64.StdEncoding.AppendEncode(buf[:0], plain[:raw]), f.end()...)
 		if !bytes.HasPrefix(body, buf) {
 			return false
 		}
 		body = body[len(buf):]
 	}
-	return len(body) == 0
+	return bytes.Equal(append(base64.StdEncoding.AppendEncode(buf[:0], plain), f.Last...), body)
+}
+
+func (f *Base64) end() string {
+	if f.LF {
+		return "\n"
+	}
+	return "\r\n"
 }
 
 // AppendBase64 appends plain as f says it was written.
 func AppendBase64(dst, plain []byte, f *Base64) []byte {
-	end := "\r\n"
-	if f.LF {
-		end = "\n"
-	}
+	dst = slices.Grow(dst, f.EncodedLen(len(plain)))
 	if f.Line > 0 && f.Line%4 == 0 {
 		raw := f.Line / 4 * 3
-		for len(plain) > raw {
-			dst = base64.StdEncoding.AppendEncode(dst, plain[:raw])
-			dst = append(dst, end...)
-			plain = plain[raw:]
+		for ; len(plain) > raw; plain = plain[raw:] {
+			dst = append(base64.StdEncoding.AppendEncode(dst, plain[:raw]), f.end()...)
 		}
 		dst = base64.StdEncoding.AppendEncode(dst, plain)
 		return append(dst, f.Last...)
 	}
 	text := base64.StdEncoding.AppendEncode(nil, plain)
 	for f.Line > 0 && len(text) > f.Line {
-		dst = append(dst, text[:f.Line]...)
-		dst = append(dst, end...)
+		dst = append(append(dst, text[:f.Line]...), f.end()...)
 		text = text[f.Line:]
 	}
 	dst = append(dst, text...)
@@ -229,13 +219,9 @@ func AppendBase64(dst, plain []byte, f *Base64) []byte {
 // EncodedLen is how many bytes AppendBase64 makes of n.
 func (f *Base64) EncodedLen(n int) int {
 	chars := base64.StdEncoding.EncodedLen(n)
-	end := 2
-	if f.LF {
-		end = 1
-	}
 	lines := 0
 	if f.Line > 0 && chars > 0 {
 		lines = (chars - 1) / f.Line
 	}
-	return chars + lines*end + len(f.Last)
+	return chars + lines*len(f.end()) + len(f.Last)
 }
