@@ -1,7 +1,7 @@
 # The verbs: run, test, bench, soak, build. Each does its own set-up.
 GO ?= go
 FLAGS := -trimpath -buildvcs=false -ldflags=-s
-PACKAGES := chromium dovecot-imapd dovecot-pop3d dovecot-lmtpd zstd systemd python3-cryptography python3-zstandard python3-argon2
+PACKAGES := chromium dovecot-imapd dovecot-pop3d dovecot-lmtpd postfix zstd systemd python3-cryptography python3-zstandard python3-argon2
 AXE := axe-core-4.14.1
 AXESUM := 29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/letterhold

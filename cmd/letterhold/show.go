@@ -91,16 +91,20 @@ func (e *env) show(ctx context.Context, o *server.Opened, entry *catalog.Entry, 
 	if err != nil {
 		return err
 	}
+	deliveries, err := deliveriesOf(ctx, o, entry)
+	if err != nil {
+		return err
+	}
 	d := extract.Of(m)
 	if x.js {
 		return e.printJSON(map[string]any{"id": entry.ID.String(), "date": entry.Row.Time(), "date_rule": entry.Rule.String(), "archived": entry.Arrived, "leaf": entry.Leaf, "size": entry.Size,
-			"from": d.From, "to": d.To, "cc": d.Cc, "subject": d.Subject, "message_id": d.MessageID, "text": d.Body, "parts": partsOf(m), "found": found, "partial": entry.Partial})
+			"from": d.From, "to": d.To, "cc": d.Cc, "subject": d.Subject, "message_id": d.MessageID, "text": d.Body, "parts": partsOf(m), "found": found, "deliveries": deliveries, "partial": entry.Partial})
 	}
-	e.showText(entry, d, found)
+	e.showText(entry, d, found, deliveries)
 	return nil
 }
 
-func (e *env) showText(entry *catalog.Entry, d *extract.Document, found []export.Found) {
+func (e *env) showText(entry *catalog.Entry, d *extract.Document, found []export.Found, deliveries []deliveryJSON) {
 	for _, l := range [][2]string{{"From", d.From}, {"To", d.To}, {"Cc", d.Cc}, {"Subject", d.Subject}} {
 		if l[1] != "" {
 			e.printf("%-9s %s\n", l[0]+":", plain(l[1]))
@@ -109,6 +113,9 @@ func (e *env) showText(entry *catalog.Entry, d *extract.Document, found []export
 	e.printf("Date:     %s (by %s)\nArchived: %s, leaf %d of the ledger\n", entry.Row.Time().Format(time.RFC1123Z), entry.Rule, entry.Arrived.Format(time.RFC3339), entry.Leaf)
 	for _, f := range found {
 		e.printf("In:       %s / %s\n", plain(f.Mailbox), plain(f.Folder))
+	}
+	for _, x := range deliveries {
+		e.printf("Delivery: %s\n", plain(x.String()))
 	}
 	e.printf("\n")
 	for line := range strings.SplitSeq(d.Body, "\n") {
@@ -150,4 +157,50 @@ func foundIn(ctx context.Context, o *server.Opened, entry *catalog.Entry) ([]exp
 		found = append(found, export.Found{Mailbox: names[oc.Mailbox], Folder: oc.Name, Flags: oc.Flags})
 	}
 	return found, errors.Join(err, err2)
+}
+
+// deliveryJSON is what a mail server said of a delivery.
+type deliveryJSON struct {
+	Time       time.Time       `json:"time"`
+	Report     string          `json:"report"` // Message-ID
+	Sender     string          `json:"sender"`
+	Recipients []recipientJSON `json:"recipients"`
+	// BlindUnknown: there may be recipients whom nobody named.
+	BlindUnknown bool `json:"blind_unknown,omitempty"`
+}
+
+type recipientJSON struct {
+	Address   string `json:"address"`
+	Kind      string `json:"kind,omitempty"`
+	Expanded  string `json:"expanded_from,omitempty"`
+	Forwarded string `json:"forwarded_from,omitempty"`
+}
+
+func (d deliveryJSON) String() string {
+	var to []string
+	for _, r := range d.Recipients {
+		s := r.Address
+		if r.Kind != "" && r.Kind != "recipient" {
+			s += " (" + r.Kind + ")"
+		}
+		to = append(to, s)
+	}
+	if d.BlindUnknown {
+		to = append(to, "blind recipients unknown")
+	}
+	return fmt.Sprintf("%s, from %s to %s", d.Time.Format(time.RFC3339), d.Sender, strings.Join(to, ", "))
+}
+
+func deliveriesOf(ctx context.Context, o *server.Opened, entry *catalog.Entry) ([]deliveryJSON, error) {
+	xs, err := o.Archive.Envelopes(ctx, entry.Row)
+	var out []deliveryJSON
+	for i := range xs {
+		x := &xs[i]
+		d := deliveryJSON{Time: x.Time, Report: x.Where, Sender: x.Sender, Recipients: []recipientJSON{}, BlindUnknown: x.Open}
+		for _, r := range x.Recipients {
+			d.Recipients = append(d.Recipients, recipientJSON(r))
+		}
+		out = append(out, d)
+	}
+	return out, err
 }

@@ -2,18 +2,26 @@ package journal
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
+
+	"github.com/letterhold/letterhold/internal/archive"
+	"github.com/letterhold/letterhold/internal/catalog"
+	"github.com/letterhold/letterhold/internal/durable"
+	"github.com/letterhold/letterhold/internal/seal"
 )
 
 // group commits what waits together, as an archive does, in no time.
@@ -61,22 +69,63 @@ func (g *group) deliver(_ context.Context, _ Envelope, r io.Reader) error {
 // BenchmarkReceive is messages of 20 KiB over 50 connections with TLS.
 func BenchmarkReceive(b *testing.B) {
 	for _, lmtp := range []bool{false, true} {
-		b.Run(fmt.Sprintf("lmtp=%v", lmtp), func(b *testing.B) { benchmarkReceive(b, lmtp) })
+		b.Run(fmt.Sprintf("lmtp=%v", lmtp), func(b *testing.B) {
+			g := &group{kick: make(chan struct{}, 1)}
+			go g.run(b.Context())
+			benchmarkReceive(b, Config{LMTP: lmtp, Deliver: g.deliver, Journal: func(context.Context, string) (bool, error) { return true, nil }})
+			b.ReportMetric(float64(b.N)/float64(g.commits.Load()), "messages/commit")
+		})
 	}
 }
 
-func benchmarkReceive(b *testing.B, lmtp bool) {
+// BenchmarkKeep does the same with an archive on a disk behind it.
+func BenchmarkKeep(b *testing.B) {
+	d, err := durable.OpenFolder(b.TempDir())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer d.Close()
+	ring, err := archive.Create(d, archive.Options{}, func(k *seal.KeyFile, r *seal.Ring) error {
+		s, err := seal.ParseKeyFile(seal.KindKeyFile, seal.NewKeyFile())
+		if err == nil {
+			_, err = k.AddSlot(r, s, "", seal.WeakCost, time.Now())
+		}
+		return err
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	a, err := archive.Open(d, ring, archive.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer a.Close()
+	if err := a.State().Write(func(t catalog.Tx) error {
+		return t.AddJournal(catalog.Journal{Address: "j@journal.example", Label: "bench", Secret: []byte{}})
+	}); err != nil {
+		b.Fatal(err)
+	}
+	before, _, err := a.Checkpoint()
+	if err != nil {
+		b.Fatal(err)
+	}
+	k := &Keeper{Archive: func() *archive.Archive { return a }, Free: func() (int64, error) { return 1 << 40, nil }, Log: slog.New(slog.DiscardHandler)}
+	benchmarkReceive(b, Config{Deliver: k.Deliver, Journal: k.Journal})
+	if after, _, err := a.Checkpoint(); err != nil || bytes.Equal(before, after) {
+		b.Fatal("nothing was archived", err)
+	}
+}
+
+// benchmarkReceive sends messages that differ to a receiver.
+func benchmarkReceive(b *testing.B, o Config) {
 	const connections = 50
+	lmtp := o.LMTP
 	message := []byte("MAIL FROM:<>\r\nRCPT TO:<j@journal.example>\r\nDATA\r\n")
-	body := append([]byte("Subject: x\r\n\r\n"), strings.Repeat(strings.Repeat("x", 70)+"\r\n", 284)+".\r\n"...)
+	text := "\r\nDate: Thu, 12 Mar 2026 08:00:00 +0000\r\n\r\n" + noise(284) + ".\r\n"
 	ca, cert := authority()
-	g := &group{kick: make(chan struct{}, 1)}
-	ctx, cancel := context.WithCancel(b.Context())
-	defer cancel()
-	go g.run(ctx)
-	r, err := New(Config{Name: "mx", LMTP: lmtp, Implicit: true, Certificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &cert, nil },
-		Senders: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Journal: func(context.Context, string) (bool, error) { return true, nil },
-		Deliver: g.deliver, Spool: SealedSpool(b.TempDir()), PerHost: connections, Log: slog.New(slog.DiscardHandler)})
+	o.Name, o.Implicit, o.Certificate = "mx", true, func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &cert, nil }
+	o.Senders, o.Spool, o.PerHost, o.Log = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, SealedSpool(b.TempDir()), connections, slog.New(slog.DiscardHandler)
+	r, err := New(o)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -123,7 +172,7 @@ func benchmarkReceive(b *testing.B, lmtp bool) {
 	}
 	var left atomic.Int64
 	left.Store(int64(b.N))
-	b.SetBytes(int64(len(body)))
+	b.SetBytes(int64(len(text)))
 	b.ResetTimer()
 	var all sync.WaitGroup
 	for i := range clients {
@@ -138,7 +187,7 @@ func benchmarkReceive(b *testing.B, lmtp bool) {
 				}
 				c.Write(message)
 				expect(in, "250", "250", "354")
-				c.Write(body)
+				fmt.Fprintf(c, "Subject: %d of %d%s", n, i, text)
 				expect(in, "250")
 			}
 			c.Close()
@@ -147,5 +196,17 @@ func benchmarkReceive(b *testing.B, lmtp bool) {
 	all.Wait()
 	b.StopTimer()
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "messages/s")
-	b.ReportMetric(float64(b.N)/float64(g.commits.Load()), "messages/commit")
+}
+
+// noise is lines of words that compress about as text does.
+func noise(lines int) string {
+	var b strings.Builder
+	r := rand.New(rand.NewPCG(1, 2))
+	for range lines {
+		for range 10 {
+			fmt.Fprintf(&b, "w%d ", r.IntN(20_000))
+		}
+		b.WriteString("\r\n")
+	}
+	return b.String()
 }
