@@ -35,6 +35,7 @@ func (x *profileFlags) register(c *cobra.Command) {
 	f.StringVar(&x.p.From, "from", "", "where mail is collected: imaps://user@host:port, imap:// (with mandatory STARTTLS), pop3s://, pop3://, folder:/path")
 	f.StringVar(&x.p.Mailbox, "mailbox", "", "mailbox that the mail belongs to; made if it is missing")
 	f.StringVar(&x.password, "password-file", "", `file with the account's password, "-" for standard input; it is sealed and never shown again`)
+	f.StringVar(&x.p.Token, "token-source", "", "where a token for the account comes from, instead of a password: letterhold token add")
 	f.StringVar(&x.ca, "ca", "", "file with the authority (PEM) that vouches for the server")
 	f.StringVar(&x.p.Pin, "pin", "", "SHA-256 of the server's key, to trust this key alone")
 	f.DurationVar(&x.every, "every", 0, "collect again after this time: 5m or more; without it, by hand")
@@ -57,7 +58,7 @@ func (x *profileFlags) apply(e *env, c *cobra.Command, p *ingest.Profile, now ti
 	for name, set := range map[string]func(){
 		"from": func() { p.From = x.p.From }, "mailbox": func() { p.Mailbox = x.p.Mailbox }, "pin": func() { p.Pin = x.p.Pin }, "every": func() { p.Every = ingest.Duration(x.every) },
 		"at": func() { p.At = x.p.At }, "window": func() { p.Window = x.p.Window }, "folders": func() { p.Include = x.folders }, "exclude": func() { p.Exclude = x.exclude },
-		"target": func() { p.Target = x.p.Target }, "allow-net": func() { p.AllowNet = x.p.AllowNet }, "disabled": func() { p.Enabled = !x.disabled },
+		"target": func() { p.Target = x.p.Target }, "allow-net": func() { p.AllowNet = x.p.AllowNet }, "token-source": func() { p.Token = x.p.Token }, "disabled": func() { p.Enabled = !x.disabled },
 	} {
 		if given(name) {
 			set()

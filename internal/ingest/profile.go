@@ -40,6 +40,7 @@ type Profile struct {
 	At     string   `json:"at,omitempty"`    // daily "02:30", or weekly "Mon 02:30"
 	Window string   `json:"window,omitempty"`
 
+	Token     string     `json:"token,omitempty"` // source of tokens, instead of a password
 	AllowNet  []string   `json:"allow_net,omitempty"`
 	CA        string     `json:"ca,omitempty"`  // PEM
 	Pin       string     `json:"pin,omitempty"` // SHA-256 of the server's key
@@ -108,6 +109,12 @@ func (p *Profile) Check(now time.Time) error {
 	}
 	if err := p.schedule().check(); err != nil {
 		return err
+	}
+	if way, yes := token.Passwordless(e.host); yes && p.Token == "" {
+		return fmt.Errorf("%s: %s (--token-source)", e.host, way)
+	}
+	if p.Token != "" && e.scheme == "folder" {
+		return errors.New("a folder needs no token")
 	}
 	return p.checkException(e, now)
 }

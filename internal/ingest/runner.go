@@ -29,6 +29,7 @@ type Runner struct {
 	mu      sync.Mutex
 	live    map[int64]*live // by profile
 	imports map[string]bool // under way, by what is imported into where
+	tokens  tokens
 	runs    sync.WaitGroup
 }
 
@@ -264,6 +265,12 @@ func (r *Runner) run(ctx context.Context, l *live, p *Profile, who string) (*Out
 	if err == nil {
 		err = in.work(ctx, src, marks)
 	}
+	if r.refused(ctx, p, err) { // a token may end before its time
+		note("the token was refused: once more with a new one")
+		if src, err = p.open(r.a, r, missed, note); err == nil {
+			err = in.work(ctx, src, marks)
+		}
+	}
 	return r.end(ctx, in, p, err, time.Since(start), note)
 }
 
@@ -360,6 +367,12 @@ func (r *Runner) end(ctx context.Context, in *intake, p *Profile, cause error, t
 
 // credential returns what opens the account of a profile.
 func (r *Runner) credential(p *Profile, e endpoint) func(context.Context) (imapclient.Credential, error) {
+	if p.Token != "" {
+		return func(ctx context.Context) (imapclient.Credential, error) {
+			t, err := r.Token(ctx, p.Token, e.user)
+			return imapclient.Credential{User: e.user, Token: t.Access}, err
+		}
+	}
 	return func(ctx context.Context) (imapclient.Credential, error) {
 		name := catalog.ProfileSecret(p.ID)
 		var box []byte
