@@ -79,13 +79,14 @@ type Around struct {
 	SameDisk  bool     // the key file lies on the archive's device
 	Swappable bool     // memory of the process that has the keys may be swapped
 	Passwords []string // administrators who sign in with a password alone
+	OldTLS    bool     // the journal listener takes TLS 1.2
 }
 
 // Look looks at everything.
 func Look(ctx context.Context, a *archive.Archive, x *index.Index, around Around) (*Report, error) {
 	l := &look{ctx: ctx, a: a, x: x, around: around, now: a.Now()}
 	l.out = []Finding{}
-	for _, check := range []func(*look) error{(*look).files, (*look).machine, (*look).slots, (*look).identity, (*look).search, (*look).verification, (*look).keyOwner, (*look).imports, (*look).profiles} {
+	for _, check := range []func(*look) error{(*look).files, (*look).machine, (*look).slots, (*look).identity, (*look).search, (*look).verification, (*look).keyOwner, (*look).imports, (*look).profiles, (*look).journals} {
 		if err := check(l); err != nil {
 			return nil, err
 		}

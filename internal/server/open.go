@@ -34,6 +34,7 @@ type Opened struct {
 
 	life    context.Context // ends when a server stops
 	keyFile string          // that a server knows
+	oldTLS  bool            // of the journal listener
 	folder  *durable.Folder
 	unlock  func() error
 }
@@ -82,6 +83,7 @@ func (x *Opened) Posture(ctx context.Context, keyFile string) (*posture.Report, 
 	around := posture.Around{Dir: x.Dir, KeyFile: keyFile, SameDisk: keyFile != "" && sameDevice(x.Dir, keyFile)}
 	// A short command ends before anything is swapped.
 	around.Swappable = x.life != nil && Swappable()
+	around.OldTLS = x.oldTLS
 	if err := x.Archive.State().View(ctx, func(v catalog.View) (err error) {
 		around.Passwords, err = v.WithRole(auth.RoleAdministrator)
 		return err

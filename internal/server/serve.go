@@ -149,7 +149,7 @@ func (s *Server) enter(x *Opened) error {
 	}
 	var h http.Handler = w
 	s.door.Store(&h)
-	x.life, x.keyFile = s.life, s.o.KeyFile
+	x.life, x.keyFile, x.oldTLS = s.life, s.o.KeyFile, s.o.Journal != nil && s.o.Journal.TLS12
 	if s.base != "" {
 		x.Link = s.link // it was unlocked while it serves
 	}
