@@ -43,6 +43,7 @@ func (x *profileFlags) register(c *cobra.Command) {
 	f.StringSliceVar(&x.folders, "folders", nil, "folders to collect (patterns); without it all but spam, trash and drafts")
 	f.StringSliceVar(&x.exclude, "exclude", nil, "folders to leave out (patterns)")
 	f.StringVar(&x.p.Target, "target", "", "folder in the archive, with {folder}, {account}, {user}, {domain}; default {folder}")
+	f.IntVar(&x.p.DeleteAfter, "delete-after", 0, "delete at the source what is archived and older than so many days; 0: delete nothing")
 	f.StringSliceVar(&x.p.AllowNet, "allow-net", nil, "network (CIDR) of this machine or its neighbours that may be reached; repeatable")
 	f.StringVar(&x.insecure, "allow-insecure", "", "an exception, for 30 days at most: unverified or cleartext; needs --until, --owner, --reason")
 	f.StringVar(&x.until, "until", "", "when the exception ends (2026-12-31)")
@@ -57,7 +58,7 @@ func (x *profileFlags) apply(e *env, c *cobra.Command, p *ingest.Profile, now ti
 	for name, set := range map[string]func(){
 		"from": func() { p.From = x.p.From }, "mailbox": func() { p.Mailbox = x.p.Mailbox }, "pin": func() { p.Pin = x.p.Pin }, "every": func() { p.Every = ingest.Duration(x.every) },
 		"at": func() { p.At = x.p.At }, "window": func() { p.Window = x.p.Window }, "folders": func() { p.Include = x.folders }, "exclude": func() { p.Exclude = x.exclude },
-		"target": func() { p.Target = x.p.Target }, "allow-net": func() { p.AllowNet = x.p.AllowNet }, "disabled": func() { p.Enabled = !x.disabled },
+		"target": func() { p.Target = x.p.Target }, "delete-after": func() { p.DeleteAfter = x.p.DeleteAfter }, "allow-net": func() { p.AllowNet = x.p.AllowNet }, "disabled": func() { p.Enabled = !x.disabled },
 	} {
 		if given(name) {
 			set()
@@ -121,7 +122,7 @@ func (e *env) secretFile(name string) ([]byte, error) {
 
 func profileCmd(e *env) *cobra.Command {
 	c := &cobra.Command{Use: "profile", Short: "Archiving profiles: what is collected, from where, how often"}
-	c.AddCommand(profileAdd(e), profileEdit(e), profileList(e), profileTest(e), profileRun(e), profileLog(e), profileRuns(e), profileMissed(e),
+	c.AddCommand(profileAdd(e), profileEdit(e), profileList(e), profileTest(e), profileRun(e), profileLog(e), profileRuns(e), profileMissed(e), profileWouldDelete(e),
 		e.profileVerb("pause NAME", "Pause the run under way; the next run goes on with it", func(o *server.Opened, p *ingest.Profile) error { return o.Runner.Pause(p) }, "paused"),
 		e.profileVerb("cancel NAME", "End the run under way; what it archived stays", func(o *server.Opened, p *ingest.Profile) error { return o.Runner.Cancel(p) }, "cancelled"),
 		e.profileVerb("remove NAME", "Remove a profile; what it collected stays", func(o *server.Opened, p *ingest.Profile) error { return ingest.Remove(o.Archive, p, keyOwner) }, "removed"))

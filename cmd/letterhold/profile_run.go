@@ -86,6 +86,13 @@ func (e *env) reportRun(out *ingest.Outcome, js bool) error {
 			e.printf("failed: %s: %s\n", f.Where, f.Reason)
 		}
 		e.printf("%s: %s\n", out.State, sum(out.Counts))
+		if d := out.Deletion; d != nil {
+			e.printf("deleted at the source: %d messages, %s; %d that are old enough stay\n", d.Count, human(d.Bytes), len(d.Kept))
+			e.printKept(d)
+		}
+	}
+	if d := out.Deletion; d != nil && d.Error != "" && out.State == catalog.RunDone {
+		return codeError(exitPartial)
 	}
 	switch out.State {
 	case catalog.RunDone:
@@ -163,4 +170,62 @@ func profileMissed(e *env) *cobra.Command {
 	}
 	c.Flags().BoolVar(&js, "json", false, "print JSON")
 	return c
+}
+
+func profileWouldDelete(e *env) *cobra.Command {
+	var js bool
+	var days int
+	c := &cobra.Command{
+		Use:   "would-delete NAME",
+		Short: "List what the next run would delete at the source; delete nothing",
+		Long: `Lists what --delete-after would delete at the source now: what has been collected,
+is old enough, is not flagged, and is in the archive byte for byte. For that, it
+is read again at the source. Nothing is deleted. --delete-after tries another
+number of days, also for a profile that deletes nothing yet.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			return e.withProfile(c.Context(), args[0], func(o *server.Opened, p *ingest.Profile) error {
+				if c.Flags().Changed("delete-after") {
+					p.DeleteAfter = days
+				}
+				d, err := o.Runner.WouldDelete(c.Context(), p)
+				if errors.Is(err, ingest.ErrNoDeletion) {
+					return hint(err, "letterhold profile would-delete %q --delete-after 30", p.Name)
+				}
+				if err != nil {
+					return err
+				}
+				return e.reportDeletion(d, js)
+			})
+		},
+	}
+	c.Flags().IntVar(&days, "delete-after", 0, "days, instead of the profile's")
+	return asJSON(c, &js)
+}
+
+func (e *env) reportDeletion(d *ingest.Deletion, js bool) error {
+	if js {
+		if err := e.printJSON(d); err != nil {
+			return err
+		}
+	} else {
+		for _, m := range d.Messages {
+			e.printf("%s  %9s  %s\n", m.Date.Format("2006-01-02 15:04"), human(m.Size), plain(m.Where))
+		}
+		e.printf("%d messages, %s, would be deleted at the source; %d that are old enough stay\n", d.Count, human(d.Bytes), len(d.Kept))
+		e.printKept(d)
+	}
+	if d.Error != "" {
+		return codeError(exitPartial)
+	}
+	return nil
+}
+
+func (e *env) printKept(d *ingest.Deletion) {
+	for _, f := range d.Kept {
+		e.printf("stays: %s: %s\n", plain(f.Where), plain(f.Reason))
+	}
+	if d.Error != "" {
+		e.printf("not all was looked at: %s\n", plain(d.Error))
+	}
 }

@@ -21,8 +21,8 @@ import (
 )
 
 // Profile says what is collected, from where, into whose mailbox, and how often.
-// The source is left as it is. Its JSON is in state.db; the
-// password is a secret of its own and is no part of it.
+// The source is left as it is, unless DeleteAfter is set. Its JSON is in
+// state.db; the password is a secret of its own and is no part of it.
 type Profile struct {
 	ID      int64     `json:"-"`
 	Name    string    `json:"-"`
@@ -38,6 +38,10 @@ type Profile struct {
 	Every  Duration `json:"every,omitempty"` // 0: by hand
 	At     string   `json:"at,omitempty"`    // daily "02:30", or weekly "Mon 02:30"
 	Window string   `json:"window,omitempty"`
+
+	// DeleteAfter is the age in days from which on messages that are archived
+	// are deleted at the source; 0: never.
+	DeleteAfter int `json:"delete_after,omitempty"`
 
 	AllowNet  []string   `json:"allow_net,omitempty"`
 	CA        string     `json:"ca,omitempty"`  // PEM
@@ -106,6 +110,9 @@ func (p *Profile) Check(now time.Time) error {
 		}
 	}
 	if err := p.schedule().check(); err != nil {
+		return err
+	}
+	if err := p.checkDelete(e); err != nil {
 		return err
 	}
 	return p.checkException(e, now)
@@ -329,6 +336,9 @@ func Save(a *archive.Archive, p *Profile, password []byte, who string) error {
 	if x := p.Exception; x != nil {
 		act.What, act.Why = what+" with an exception", x.Reason
 		act.More = []string{"kind " + x.Kind, "owner " + x.Owner, "until " + x.Until.UTC().Format(time.RFC3339)}
+	}
+	if p.DeleteAfter > 0 {
+		act.More = append(act.More, fmt.Sprintf("deletes at the source after %d days", p.DeleteAfter))
 	}
 	c, err := p.encode()
 	if err != nil {

@@ -151,7 +151,8 @@ type Outcome struct {
 	Profile string `json:"profile"`
 	State   string `json:"state"`
 	Report
-	Error string `json:"error,omitempty"`
+	Error    string    `json:"error,omitempty"`
+	Deletion *Deletion `json:"deletion,omitempty"` // nil: nothing was to be deleted
 }
 
 // Start begins a run, or goes on with the one that was interrupted or paused.
@@ -264,7 +265,26 @@ func (r *Runner) run(ctx context.Context, l *live, p *Profile, who string) (*Out
 	if err == nil {
 		err = in.work(ctx, src, marks)
 	}
-	return r.end(ctx, in, p, err, time.Since(start), note)
+	out, err := r.end(ctx, in, p, err, time.Since(start), note)
+	if err != nil || p.DeleteAfter == 0 || out.State != catalog.RunDone && out.State != catalog.RunPartial {
+		return out, err
+	}
+	r.setStep(l, StepDeleting)
+	out.Deletion = r.clear(ctx, p, &clearing{days: p.DeleteAfter, run: out.Run, who: who}, note)
+	return out, r.a.State().Write(func(t catalog.Tx) error {
+		in.mu.Lock()
+		defer in.mu.Unlock()
+		return t.AddLines(out.Run, lines)
+	})
+}
+
+// StepDeleting is what a run does when all is accounted for.
+const StepDeleting = "deleting"
+
+func (r *Runner) setStep(l *live, step string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l.step = step
 }
 
 // begin finds the run that was interrupted or paused, or starts one.

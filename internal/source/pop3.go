@@ -14,7 +14,7 @@ import (
 )
 
 // POP3 is an account on a POP3 server. It has one folder, and each message has
-// an id of its own (UIDL), which is its mark.
+// an id of its own (UIDL), whose mark is its date.
 type POP3 struct {
 	Options    imapclient.Options
 	Credential func(context.Context) (imapclient.Credential, error)
@@ -90,7 +90,7 @@ func (s *POP3) session(ctx context.Context, marks Marks, retry map[string]bool, 
 		if marks[m.UIDL] != "" && !again {
 			continue
 		}
-		i := Item{Folder: "INBOX", Where: "UIDL=" + m.UIDL, Ref: Ref{Folder: "INBOX", UIDL: m.UIDL, Size: m.Size}, Mark: Mark{m.UIDL, "1"}, Again: again}
+		i := Item{Folder: "INBOX", Where: popWhere(m.UIDL), Ref: Ref{Folder: "INBOX", UIDL: m.UIDL, Size: m.Size}, Mark: Mark{m.UIDL, "1"}, Again: again}
 		var lost error
 		switch {
 		case m.Size > archive.MaxMessage:
@@ -108,11 +108,14 @@ func (s *POP3) session(ctx context.Context, marks Marks, retry map[string]bool, 
 				return moved, err
 			}
 		}
+		if i.Err == nil {
+			i.Mark = popMark(m.UIDL, i.Raw, s.now())
+		}
 		if !yield(i) {
 			return moved, errStop
 		}
 		moved = true
-		marks[m.UIDL] = "1"
+		marks[m.UIDL] = i.Mark.Value
 		delete(retry, m.UIDL)
 		if lost != nil {
 			return moved, lost
