@@ -22,6 +22,7 @@ type profileFlags struct {
 	p             ingest.Profile
 	ca, password  string
 	every         time.Duration
+	bandwidth     string
 	folders       []string
 	exclude       []string
 	insecure      string
@@ -44,6 +45,8 @@ func (x *profileFlags) register(c *cobra.Command) {
 	f.StringSliceVar(&x.exclude, "exclude", nil, "folders to leave out (patterns)")
 	f.StringVar(&x.p.Target, "target", "", "folder in the archive, with {folder}, {account}, {user}, {domain}; default {folder}")
 	f.IntVar(&x.p.DeleteAfter, "delete-after", 0, "delete at the source what is archived and older than so many days; 0: delete nothing")
+	f.StringVar(&x.bandwidth, "bandwidth", "", `read no faster than this in a second: "2MB", "500kB"; 0: no limit`)
+	f.IntVar(&x.p.Connections, "connections", 1, "folders of an IMAP account that are read at a time, each over a connection of its own")
 	f.StringSliceVar(&x.p.AllowNet, "allow-net", nil, "network (CIDR) of this machine or its neighbours that may be reached; repeatable")
 	f.StringVar(&x.insecure, "allow-insecure", "", "an exception, for 30 days at most: unverified or cleartext; needs --until, --owner, --reason")
 	f.StringVar(&x.until, "until", "", "when the exception ends (2026-12-31)")
@@ -58,11 +61,18 @@ func (x *profileFlags) apply(e *env, c *cobra.Command, p *ingest.Profile, now ti
 	for name, set := range map[string]func(){
 		"from": func() { p.From = x.p.From }, "mailbox": func() { p.Mailbox = x.p.Mailbox }, "pin": func() { p.Pin = x.p.Pin }, "every": func() { p.Every = ingest.Duration(x.every) },
 		"at": func() { p.At = x.p.At }, "window": func() { p.Window = x.p.Window }, "folders": func() { p.Include = x.folders }, "exclude": func() { p.Exclude = x.exclude },
-		"target": func() { p.Target = x.p.Target }, "delete-after": func() { p.DeleteAfter = x.p.DeleteAfter }, "allow-net": func() { p.AllowNet = x.p.AllowNet }, "disabled": func() { p.Enabled = !x.disabled },
+		"target": func() { p.Target = x.p.Target }, "delete-after": func() { p.DeleteAfter = x.p.DeleteAfter }, "connections": func() { p.Connections = x.p.Connections }, "allow-net": func() { p.AllowNet = x.p.AllowNet }, "disabled": func() { p.Enabled = !x.disabled },
 	} {
 		if given(name) {
 			set()
 		}
+	}
+	if given("bandwidth") {
+		n, err := parseBytes(x.bandwidth)
+		if err != nil {
+			return usageError{fmt.Errorf("--bandwidth: %w", err)}
+		}
+		p.Bandwidth = n
 	}
 	if given("ca") {
 		p.CA = ""

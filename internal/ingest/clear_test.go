@@ -355,7 +355,7 @@ func TestNoExpungeNoDeletion(t *testing.T) {
 	}
 }
 
-func TestDeletionChecks(t *testing.T) {
+func TestChecksOfRules(t *testing.T) {
 	now := time.Now()
 	for _, tc := range []struct {
 		p    ingest.Profile
@@ -365,6 +365,10 @@ func TestDeletionChecks(t *testing.T) {
 		{ingest.Profile{From: "pop3s://ann@h.example", DeleteAfter: 1}, ""},
 		{ingest.Profile{From: "imaps://ann@h.example", DeleteAfter: -1}, "1 to 36500"},
 		{ingest.Profile{From: "folder:/x", DeleteAfter: 30}, "done/"},
+		{ingest.Profile{From: "imaps://ann@h.example", Connections: 8, Bandwidth: 10_000}, ""},
+		{ingest.Profile{From: "imaps://ann@h.example", Connections: 9}, "1 to 8"},
+		{ingest.Profile{From: "imaps://ann@h.example", Bandwidth: 100}, "the least"},
+		{ingest.Profile{From: "pop3s://ann@h.example", Connections: 2}, "locked"},
 		{ingest.Profile{From: "imaps://ann@h.example", DeleteAfter: 30, Exception: &ingest.Exception{Kind: ingest.Unverified, Owner: "a", Reason: "b", Until: now.AddDate(0, 0, 3)}}, "exception"},
 	} {
 		tc.p.Name, tc.p.Mailbox = "p", "m"

@@ -43,6 +43,9 @@ type Profile struct {
 	// are deleted at the source; 0: never.
 	DeleteAfter int `json:"delete_after,omitempty"`
 
+	Bandwidth   int64 `json:"bandwidth,omitempty"`   // bytes a second, of all connections together; 0: no limit
+	Connections int   `json:"connections,omitempty"` // at a time, of IMAP; 0 is 1
+
 	AllowNet  []string   `json:"allow_net,omitempty"`
 	CA        string     `json:"ca,omitempty"`  // PEM
 	Pin       string     `json:"pin,omitempty"` // SHA-256 of the server's key
@@ -112,10 +115,33 @@ func (p *Profile) Check(now time.Time) error {
 	if err := p.schedule().check(); err != nil {
 		return err
 	}
+	if err := p.checkLimits(e); err != nil {
+		return err
+	}
 	if err := p.checkDelete(e); err != nil {
 		return err
 	}
 	return p.checkException(e, now)
+}
+
+const (
+	// minBandwidth lets a command and its answer pass within a second.
+	minBandwidth = 10_000
+	// maxConnections is what servers commonly allow an account, and each may
+	// hold a large message in memory.
+	maxConnections = 8
+)
+
+func (p *Profile) checkLimits(e endpoint) error {
+	switch {
+	case p.Bandwidth != 0 && p.Bandwidth < minBandwidth:
+		return fmt.Errorf("bandwidth of %d bytes a second: the least is %d; 0 is no limit", p.Bandwidth, minBandwidth)
+	case p.Connections < 0 || p.Connections > maxConnections:
+		return fmt.Errorf("%d connections: it is 1 to %d", p.Connections, maxConnections)
+	case p.Connections > 1 && !strings.HasPrefix(e.scheme, "imap"):
+		return errors.New("more than one connection is for IMAP: a POP3 account is locked by the first, a folder has none")
+	}
+	return nil
 }
 
 func (p *Profile) checkException(e endpoint, now time.Time) error {
@@ -241,7 +267,7 @@ func (p *Profile) open(a *archive.Archive, r *Runner, missed []catalog.Missed, n
 	if strings.HasPrefix(e.scheme, "pop3") {
 		return &source.POP3{Options: o, Credential: r.credential(p, e), Retry: retry, Note: note, Patience: r.Patience}, nil
 	}
-	return &source.IMAP{Options: o, Credential: r.credential(p, e), Filter: source.Filter{Include: p.Include, Exclude: p.Exclude}, Retry: retry, Note: note, Patience: r.Patience}, nil
+	return &source.IMAP{Options: o, Credential: r.credential(p, e), Filter: source.Filter{Include: p.Include, Exclude: p.Exclude}, Retry: retry, Note: note, Patience: r.Patience, Connections: p.Connections}, nil
 }
 
 // maxTries is how often a message that fails is tried by itself.
@@ -253,7 +279,7 @@ func (p *Profile) options(e endpoint, now func() time.Time) (imapclient.Options,
 		return imapclient.Options{}, err
 	}
 	trust, err := p.trust()
-	return imapclient.Options{Dialer: &tlsconf.Dialer{Allow: nets}, Host: e.host, Port: e.port, Security: e.security, Trust: trust, Now: now, Literal: archive.MaxMessage}, err
+	return imapclient.Options{Dialer: &tlsconf.Dialer{Allow: nets, Limit: tlsconf.NewLimit(p.Bandwidth)}, Host: e.host, Port: e.port, Security: e.security, Trust: trust, Now: now, Literal: archive.MaxMessage}, err
 }
 
 // folder is where a message goes in the archive: the pattern with {folder},

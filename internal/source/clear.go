@@ -43,11 +43,7 @@ const (
 // changes once there is something to delete in it.
 func (s *IMAP) Clear(ctx context.Context, c *Clearing) error {
 	w := &imapWalk{IMAP: s, ctx: ctx, limit: window, strikes: map[string]int{}}
-	defer func() {
-		if w.c != nil {
-			w.c.Close()
-		}
-	}()
+	defer w.close()
 	var folders []imapclient.Folder
 	if err := w.patiently(func() (err error) {
 		if !w.c.CanDelete() {

@@ -5,12 +5,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"path"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/letterhold/letterhold/internal/archive"
 	"github.com/letterhold/letterhold/internal/imapclient"
@@ -31,6 +35,9 @@ type IMAP struct {
 	Retry      []Ref // messages that failed before
 	Note       func(format string, args ...any)
 	Patience   time.Duration // before connecting again; default a second, and longer each time
+	// Connections is how many folders are read at a time, each over a
+	// connection of its own; 0 is 1.
+	Connections int
 }
 
 // Filter says which folders are collected. Patterns are as in path.Match, for
@@ -117,11 +124,7 @@ type imapWalk struct {
 // Walk yields the messages that are new since the marks.
 func (s *IMAP) Walk(ctx context.Context, marks Marks, yield func(Item) bool) error {
 	w := &imapWalk{IMAP: s, ctx: ctx, marks: marks, yield: yield, limit: window, strikes: map[string]int{}}
-	defer func() {
-		if w.c != nil {
-			w.c.Close()
-		}
-	}()
+	defer w.close()
 	var folders []imapclient.Folder
 	if err := w.patiently(func() (err error) {
 		folders, err = w.c.Folders()
@@ -129,22 +132,71 @@ func (s *IMAP) Walk(ctx context.Context, marks Marks, yield func(Item) bool) err
 	}); err != nil {
 		return err
 	}
-	for i := range folders {
-		f := &folders[i]
-		if why := s.Filter.Why(f.Path(), f.Attrs, f.Shared); why != "" {
+	folders = slices.DeleteFunc(folders, func(f imapclient.Folder) bool {
+		why := s.Filter.Why(f.Path(), f.Attrs, f.Shared)
+		if why != "" {
 			s.note("folder %q is left out: %s", f.Path(), why)
-			continue
 		}
+		return why != ""
+	})
+	err := w.all(folders)
+	if errors.Is(err, errStop) {
+		return nil
+	}
+	return err
+}
+
+// all walks folders over as many connections as there may be. What each yields
+// is in order; a folder is walked by one of them.
+func (w *imapWalk) all(folders []imapclient.Folder) error {
+	queue := make(chan *imapclient.Folder, len(folders))
+	for i := range folders {
+		queue <- &folders[i]
+	}
+	close(queue)
+	if w.Connections <= 1 || len(folders) <= 1 {
+		return w.each(queue)
+	}
+	group, ctx := errgroup.WithContext(w.ctx)
+	var mu sync.Mutex
+	stopped := false
+	yield := func(i Item) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		stopped = stopped || !w.yield(i)
+		return !stopped
+	}
+	for n := range min(w.Connections, len(folders)) {
+		x := &imapWalk{IMAP: w.IMAP, ctx: ctx, marks: maps.Clone(w.marks), yield: yield, limit: window, strikes: map[string]int{}}
+		if n == 0 {
+			x.c, w.c = w.c, nil
+		}
+		group.Go(func() error {
+			defer x.close()
+			// A server may refuse a further connection: then there are fewer.
+			if err := x.once(func() error { return nil }); err != nil && n > 0 && ctx.Err() == nil {
+				w.note("there are fewer than %d connections: %v", w.Connections, err)
+				return nil
+			}
+			return x.each(queue)
+		})
+	}
+	return group.Wait()
+}
+
+func (w *imapWalk) close() {
+	if w.c != nil {
+		w.c.Close()
+	}
+}
+
+// each walks the folders of a queue.
+func (w *imapWalk) each(queue <-chan *imapclient.Folder) error {
+	for f := range queue {
 		err := w.patiently(func() error { return w.folder(f) })
 		if errors.Is(err, imapclient.ErrRefused) {
 			// One folder that cannot be opened does not block the others.
-			if !yield(Item{Where: f.Path(), Err: err, Ref: Ref{Folder: f.Path()}}) {
-				return nil
-			}
-			continue
-		}
-		if errors.Is(err, errStop) {
-			return nil
+			err = w.emit(Item{Where: f.Path(), Err: err, Ref: Ref{Folder: f.Path()}})
 		}
 		if err != nil {
 			return err
