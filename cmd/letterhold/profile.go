@@ -233,11 +233,12 @@ func profileEdit(e *env) *cobra.Command {
 
 type profileJSON struct {
 	*ingest.Profile
-	Name    string   `json:"name"`
-	Enabled bool     `json:"enabled"`
-	Running bool     `json:"running"`
-	Last    *runJSON `json:"last,omitempty"`
-	Missed  int      `json:"missed"`
+	Name    string           `json:"name"`
+	Enabled bool             `json:"enabled"`
+	Running bool             `json:"running"`
+	Live    *ingest.Progress `json:"live,omitempty"`
+	Last    *runJSON         `json:"last,omitempty"`
+	Missed  int              `json:"missed"`
 }
 
 func profileList(e *env) *cobra.Command {
@@ -276,21 +277,21 @@ func listProfiles(ctx context.Context, o *server.Opened) ([]profileJSON, error) 
 	if err != nil {
 		return nil, err
 	}
-	live := map[int64]bool{}
+	live := map[int64]*ingest.Progress{}
 	for _, l := range o.Runner.Live() {
-		live[l.Profile] = true
+		live[l.Profile] = &l
 	}
 	out := []profileJSON{}
 	for _, p := range ps {
-		j := profileJSON{Profile: p, Name: p.Name, Enabled: p.Enabled, Running: live[p.ID]}
+		j := profileJSON{Profile: p, Name: p.Name, Enabled: p.Enabled, Running: live[p.ID] != nil, Live: live[p.ID]}
 		err := o.Archive.State().View(ctx, func(v catalog.View) error {
 			rs, err := v.RunsOf(p.ID, 1)
 			if err != nil {
 				return err
 			}
 			if len(rs) > 0 {
-				rs[0].Failures = nil
 				j.Last = runOf(&rs[0])
+				j.Last.Failures, j.Last.Skips = nil, nil
 			}
 			missed, err := v.Missed(p.ID, 10_000)
 			j.Missed = len(missed)

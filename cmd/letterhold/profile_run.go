@@ -68,12 +68,27 @@ func (e *env) follow(o *server.Opened, p *ingest.Profile, await func() (*ingest.
 			}
 			for _, l := range o.Runner.Live() {
 				if l.Profile == p.ID {
-					bar.set(l.Bytes, 0, fmt.Sprintf("%d messages, %d new", l.Seen, l.Archived))
+					showProgress(bar, &l)
 				}
 			}
 		}
 	}()
 	return await()
+}
+
+// showProgress draws a run under way. The share is that of messages, the rate
+// that of bytes.
+func showProgress(bar *progress, l *ingest.Progress) {
+	if l.Step == ingest.StepDeleting {
+		bar.say("deleting at the source what is archived")
+		return
+	}
+	note, all := fmt.Sprintf("%d messages, %d new", l.Seen, l.Archived), int64(0)
+	if l.Total > 0 {
+		note = fmt.Sprintf("%d of %d messages, %d new", l.Seen, l.Total, l.Archived)
+		all = int64(float64(l.Bytes) * float64(l.Total) / float64(max(l.Seen, 1)))
+	}
+	bar.set(l.Bytes, all, note)
 }
 
 func (e *env) reportRun(out *ingest.Outcome, js bool) error {
@@ -86,6 +101,7 @@ func (e *env) reportRun(out *ingest.Outcome, js bool) error {
 			e.printf("failed: %s: %s\n", f.Where, f.Reason)
 		}
 		e.printf("%s: %s\n", out.State, sum(out.Counts))
+		e.printCauses(out.Causes)
 		if d := out.Deletion; d != nil {
 			e.printf("deleted at the source: %d messages, %s; %d that are old enough stay\n", d.Count, human(d.Bytes), len(d.Kept))
 			e.printKept(d)
@@ -135,6 +151,8 @@ func profileLog(e *env) *cobra.Command {
 						e.printf("%s  %s\n", l.Time.Format("2006-01-02 15:04:05"), l.Text)
 					}
 					e.printf("%s: %s\n", rs[0].State, sum(rs[0].Counts))
+					e.printCauses(ingest.Causes(rs[0].Failures))
+					e.printLive(o, p)
 					return err
 				})
 			})
@@ -142,6 +160,24 @@ func profileLog(e *env) *cobra.Command {
 	}
 	c.Flags().IntVar(&limit, "limit", 200, "how many lines")
 	return c
+}
+
+// printLive says how far the run under way is.
+func (e *env) printLive(o *server.Opened, p *ingest.Profile) {
+	for _, l := range o.Runner.Live() {
+		if l.Profile != p.ID {
+			continue
+		}
+		e.printf("now: %s", sum(l.Counts))
+		if l.Total > 0 {
+			e.printf(", of %d", l.Total)
+		}
+		e.printf("; %.1f messages and %s a second", l.Rate, human(int64(l.Speed)))
+		if l.Left != nil {
+			e.printf(", %s left", round(time.Duration(*l.Left)*time.Second))
+		}
+		e.printf("\n")
+	}
 }
 
 func profileMissed(e *env) *cobra.Command {

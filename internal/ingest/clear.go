@@ -99,7 +99,7 @@ func (r *Runner) clear(ctx context.Context, p *Profile, c *clearing, note func(s
 }
 
 func (r *Runner) clearSource(ctx context.Context, p *Profile, c *clearing, d *Deletion, note func(string, ...any)) error {
-	src, err := p.open(r.a, r, nil, note)
+	src, err := p.open(r.a, r, nil, note, nil)
 	if err != nil {
 		return err
 	}

@@ -243,7 +243,7 @@ func (p *Profile) trust() (t tlsconf.Trust, err error) {
 var ErrException = errors.New("the exception has ended: the profile rests and the mail stays at its source")
 
 // open returns the source of a profile.
-func (p *Profile) open(a *archive.Archive, r *Runner, missed []catalog.Missed, note func(string, ...any)) (source.Source, error) {
+func (p *Profile) open(a *archive.Archive, r *Runner, missed []catalog.Missed, note func(string, ...any), total func(int64)) (source.Source, error) {
 	e, err := p.endpoint()
 	if err != nil {
 		return nil, err
@@ -265,9 +265,9 @@ func (p *Profile) open(a *archive.Archive, r *Runner, missed []catalog.Missed, n
 		}
 	}
 	if strings.HasPrefix(e.scheme, "pop3") {
-		return &source.POP3{Options: o, Credential: r.credential(p, e), Retry: retry, Note: note, Patience: r.Patience}, nil
+		return &source.POP3{Options: o, Credential: r.credential(p, e), Retry: retry, Note: note, Total: total, Patience: r.Patience}, nil
 	}
-	return &source.IMAP{Options: o, Credential: r.credential(p, e), Filter: source.Filter{Include: p.Include, Exclude: p.Exclude}, Retry: retry, Note: note, Patience: r.Patience, Connections: p.Connections}, nil
+	return &source.IMAP{Options: o, Credential: r.credential(p, e), Filter: source.Filter{Include: p.Include, Exclude: p.Exclude}, Retry: retry, Note: note, Total: total, Patience: r.Patience, Connections: p.Connections}, nil
 }
 
 // maxTries is how often a message that fails is tried by itself.

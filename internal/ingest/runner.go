@@ -152,6 +152,7 @@ type Outcome struct {
 	State   string `json:"state"`
 	Report
 	Error    string    `json:"error,omitempty"`
+	Causes   []Cause   `json:"causes,omitempty"`
 	Deletion *Deletion `json:"deletion,omitempty"` // nil: nothing was to be deleted
 }
 
@@ -215,6 +216,10 @@ type Progress struct {
 	Started time.Time `json:"started"`
 	Step    string    `json:"step"`
 	catalog.Counts
+	Total int64   `json:"total,omitempty"` // that will have been seen, if the source tells
+	Rate  float64 `json:"rate"`            // messages a second
+	Speed float64 `json:"bytes_per_second"`
+	Left  *int64  `json:"left_seconds,omitempty"`
 }
 
 // Live returns the runs under way.
@@ -222,9 +227,9 @@ func (r *Runner) Live() (out []Progress) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for id, l := range r.live {
-		l.intake.mu.Lock()
-		out = append(out, Progress{Run: l.intake.row.ID, Profile: id, Started: l.intake.row.Started, Step: l.step, Counts: l.intake.report.Counts})
-		l.intake.mu.Unlock()
+		p := l.intake.progress()
+		p.Profile, p.Step = id, l.step
+		out = append(out, p)
 	}
 	slices.SortFunc(out, func(a, b Progress) int { return int(a.Run - b.Run) })
 	return out
@@ -261,7 +266,8 @@ func (r *Runner) run(ctx context.Context, l *live, p *Profile, who string) (*Out
 		return nil, err
 	}
 	note("run %d of %q begins", in.row.ID, p.Name)
-	src, err := p.open(r.a, r, missed, note)
+	r.setStep(l, StepCollecting)
+	src, err := p.open(r.a, r, missed, note, in.expect)
 	if err == nil {
 		err = in.work(ctx, src, marks)
 	}
@@ -271,15 +277,16 @@ func (r *Runner) run(ctx context.Context, l *live, p *Profile, who string) (*Out
 	}
 	r.setStep(l, StepDeleting)
 	out.Deletion = r.clear(ctx, p, &clearing{days: p.DeleteAfter, run: out.Run, who: who}, note)
-	return out, r.a.State().Write(func(t catalog.Tx) error {
-		in.mu.Lock()
-		defer in.mu.Unlock()
-		return t.AddLines(out.Run, lines)
-	})
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return out, r.a.State().Write(func(t catalog.Tx) error { return t.AddLines(out.Run, lines) })
 }
 
-// StepDeleting is what a run does when all is accounted for.
-const StepDeleting = "deleting"
+// What a run does.
+const (
+	StepCollecting = "collecting"
+	StepDeleting   = "deleting" // at the source, when all is accounted for
+)
 
 func (r *Runner) setStep(l *live, step string) {
 	r.mu.Lock()
@@ -300,6 +307,8 @@ func (r *Runner) begin(ctx context.Context, in *intake, p *Profile, who string) 
 		}
 		rs, err := v.RunsOf(p.ID, 1)
 		if err == nil && len(rs) == 1 && (rs[0].State == catalog.RunRunning || rs[0].State == catalog.RunPaused) {
+			in.mu.Lock()
+			defer in.mu.Unlock()
 			in.resume(&rs[0])
 		}
 		return err
@@ -307,6 +316,8 @@ func (r *Runner) begin(ctx context.Context, in *intake, p *Profile, who string) 
 	if err != nil {
 		return nil, nil, err
 	}
+	in.mu.Lock() // people look already
+	defer in.mu.Unlock()
 	return marks, missed, r.a.State().Write(func(t catalog.Tx) error {
 		if in.row.ID == 0 {
 			in.row = catalog.Run{Profile: p.ID, What: p.Name, Who: who, Started: r.a.Now()}
@@ -374,7 +385,7 @@ func (r *Runner) end(ctx context.Context, in *intake, p *Profile, cause error, t
 	}
 	in.report.Seconds = took.Seconds()
 	err := r.a.State().Write(func(t catalog.Tx) error { return in.store(t, &in.row, &in.since) })
-	out.State, out.Report = in.row.State, in.report
+	out.State, out.Report, out.Causes = in.row.State, in.report, Causes(in.report.Failures)
 	return out, errors.Join(sum, err)
 }
 
@@ -434,7 +445,7 @@ func (r *Runner) Test(ctx context.Context, p *Profile) (*Tested, error) {
 	if err != nil {
 		return nil, err
 	}
-	src, err := p.open(r.a, r, nil, func(string, ...any) {})
+	src, err := p.open(r.a, r, nil, func(string, ...any) {}, nil)
 	if err != nil {
 		return nil, err
 	}

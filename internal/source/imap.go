@@ -34,6 +34,7 @@ type IMAP struct {
 	Filter     Filter
 	Retry      []Ref // messages that failed before
 	Note       func(format string, args ...any)
+	Total      func(int64)   // told how many messages there are to walk; may be nil
 	Patience   time.Duration // before connecting again; default a second, and longer each time
 	// Connections is how many folders are read at a time, each over a
 	// connection of its own; 0 is 1.
@@ -119,6 +120,8 @@ type imapWalk struct {
 	asking  []uint32 // what was asked for last
 	limit   int      // how many are asked for at a time
 	strikes map[string]int
+
+	known map[string]imapclient.Status // of folders, when the walk began; only read
 }
 
 // Walk yields the messages that are new since the marks.
@@ -139,11 +142,50 @@ func (s *IMAP) Walk(ctx context.Context, marks Marks, yield func(Item) bool) err
 		}
 		return why != ""
 	})
+	if err := w.count(folders); err != nil {
+		return err
+	}
 	err := w.all(folders)
 	if errors.Is(err, errStop) {
 		return nil
 	}
 	return err
+}
+
+// count asks for the state of all folders, and tells how much there is to walk.
+func (w *imapWalk) count(folders []imapclient.Folder) error {
+	w.known = map[string]imapclient.Status{}
+	total := int64(0)
+	for i := range folders {
+		f := &folders[i]
+		var st imapclient.Status
+		err := w.patiently(func() (err error) {
+			st, err = w.c.Status(f)
+			return err
+		})
+		if errors.Is(err, imapclient.ErrRefused) {
+			continue // opening it may say why
+		}
+		if err != nil {
+			return err
+		}
+		w.moved = true
+		w.known[f.Name] = st
+		total += parsePlace(w.marks[f.Name]).left(st) + int64(len(w.retries(f)))
+	}
+	if w.Total != nil {
+		w.Total(total)
+	}
+	return nil
+}
+
+// left is how many messages of a folder are not accounted for, at most.
+func (p place) left(st imapclient.Status) int64 {
+	n := int64(st.Exists)
+	if p.validity == st.UIDValidity && p.last > 0 {
+		n = min(n, max(0, int64(st.UIDNext)-1-int64(p.last)))
+	}
+	return n
 }
 
 // all walks folders over as many connections as there may be. What each yields
@@ -167,7 +209,7 @@ func (w *imapWalk) all(folders []imapclient.Folder) error {
 		return !stopped
 	}
 	for n := range min(w.Connections, len(folders)) {
-		x := &imapWalk{IMAP: w.IMAP, ctx: ctx, marks: maps.Clone(w.marks), yield: yield, limit: window, strikes: map[string]int{}}
+		x := &imapWalk{IMAP: w.IMAP, ctx: ctx, marks: maps.Clone(w.marks), yield: yield, limit: window, strikes: map[string]int{}, known: w.known}
 		if n == 0 {
 			x.c, w.c = w.c, nil
 		}
@@ -326,17 +368,18 @@ func (p place) String() string { return fmt.Sprintf("%d %d %d", p.validity, p.la
 func (w *imapWalk) folder(f *imapclient.Folder) error {
 	p := parsePlace(w.marks[f.Name])
 	retry := w.retries(f)
-	st, err := w.c.Status(f)
-	if err == nil && p.validity == st.UIDValidity && p.last+1 == st.UIDNext && len(retry) == 0 {
-		return nil
+	st, ok := w.known[f.Name]
+	if ok && p.validity == st.UIDValidity && p.last+1 == st.UIDNext && len(retry) == 0 {
+		return w.cure(f, st.UIDValidity)
 	}
-	if err != nil && !errors.Is(err, imapclient.ErrRefused) {
-		return err
-	}
-	if st, err = w.c.Examine(f); err != nil {
+	st, err := w.c.Examine(f)
+	if err != nil {
 		return fmt.Errorf("folder %q: %w", f.Path(), err)
 	}
 	w.folderName = f.Name
+	if err := w.cure(f, st.UIDValidity); err != nil {
+		return err
+	}
 	if p.validity != st.UIDValidity {
 		if p.validity != 0 {
 			w.note("folder %q has a new UIDVALIDITY: it is read again", f.Path())
@@ -377,6 +420,24 @@ func (w *imapWalk) retries(f *imapclient.Folder) (uids []uint32) {
 	}
 	slices.Sort(uids)
 	return uids
+}
+
+// cure takes from the list of what failed a folder that can be opened now, and
+// messages of an earlier UIDVALIDITY: they are walked again under the new one.
+func (w *imapWalk) cure(f *imapclient.Folder, validity uint32) error {
+	for _, r := range w.Retry {
+		where := f.Path()
+		switch {
+		case r.Folder != f.Path() || r.UID != 0 && r.Validity == validity:
+			continue
+		case r.UID != 0:
+			where = w.item(f, place{validity: r.Validity}, r.UID, nil, true).Where
+		}
+		if err := w.emit(Item{Where: where, Again: true, Quiet: true}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (w *imapWalk) emit(i Item) error {
