@@ -132,7 +132,7 @@ func (e *env) secretFile(name string) ([]byte, error) {
 
 func profileCmd(e *env) *cobra.Command {
 	c := &cobra.Command{Use: "profile", Short: "Archiving profiles: what is collected, from where, how often"}
-	c.AddCommand(profileAdd(e), profileEdit(e), profileList(e), profileTest(e), profileRun(e), profileLog(e), profileRuns(e), profileMissed(e), profileWouldDelete(e),
+	c.AddCommand(profileAdd(e), profileEdit(e), profileList(e), profileTest(e), profileRun(e), profileRetry(e), profileLog(e), profileRuns(e), profileMissed(e), profileWouldDelete(e),
 		e.profileVerb("pause NAME", "Pause the run under way; the next run goes on with it", func(o *server.Opened, p *ingest.Profile) error { return o.Runner.Pause(p) }, "paused"),
 		e.profileVerb("cancel NAME", "End the run under way; what it archived stays", func(o *server.Opened, p *ingest.Profile) error { return o.Runner.Cancel(p) }, "cancelled"),
 		e.profileVerb("remove NAME", "Remove a profile; what it collected stays", func(o *server.Opened, p *ingest.Profile) error { return ingest.Remove(o.Archive, p, keyOwner) }, "removed"))

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -13,41 +14,46 @@ import (
 )
 
 func profileRun(e *env) *cobra.Command {
+	return e.collect("run NAME", "Collect now", `Collects now, and goes on with a run that was interrupted or paused. With a
+server, it runs there; --wait waits for its end. Without one it always waits.`, (*ingest.Runner).Start)
+}
+
+func profileRetry(e *env) *cobra.Command {
+	return e.collect("retry NAME", "Collect now, and try again what was missed, however often it was tried", `Collects now like run, and tries everything again that "profile missed" lists, also
+what was tried five times already. With a server, it runs there; --wait waits for
+its end.`, (*ingest.Runner).Retry)
+}
+
+// collect is a verb that starts a run.
+func (e *env) collect(use, short, long string, start func(*ingest.Runner, context.Context, *ingest.Profile, string) (func() (*ingest.Outcome, error), error)) *cobra.Command {
 	var js, wait bool
-	c := &cobra.Command{
-		Use:   "run NAME",
-		Short: "Collect now",
-		Long: `Collects now, and goes on with a run that was interrupted or paused. With a
-server, it runs there; --wait waits for its end. Without one it always waits.`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(c *cobra.Command, args []string) error {
-			return e.withProfile(c.Context(), args[0], func(o *server.Opened, p *ingest.Profile) error {
-				ctx := c.Context()
-				if e.open != nil && !wait {
-					ctx = o.Lifetime()
-				}
-				await, err := o.Runner.Start(ctx, p, keyOwner)
-				if errors.Is(err, ingest.ErrRunning) {
-					return hint(err, "letterhold profile log %q shows it", p.Name)
-				}
-				if err != nil {
-					return err
-				}
-				if e.open != nil && !wait {
-					e.printf("running; follow it with: letterhold profile log %q\n", p.Name)
-					return nil
-				}
-				out, err := e.follow(o, p, await)
-				if err == nil {
-					err = o.Index.Wait(ctx)
-				}
-				if out == nil {
-					return err
-				}
-				return errors.Join(e.reportRun(out, js), err)
-			})
-		},
-	}
+	c := &cobra.Command{Use: use, Short: short, Long: long, Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
+		return e.withProfile(c.Context(), args[0], func(o *server.Opened, p *ingest.Profile) error {
+			ctx := c.Context()
+			if e.open != nil && !wait {
+				ctx = o.Lifetime()
+			}
+			await, err := start(o.Runner, ctx, p, keyOwner)
+			if errors.Is(err, ingest.ErrRunning) {
+				return hint(err, "letterhold profile log %q shows it", p.Name)
+			}
+			if err != nil {
+				return err
+			}
+			if e.open != nil && !wait {
+				e.printf("running; follow it with: letterhold profile log %q\n", p.Name)
+				return nil
+			}
+			out, err := e.follow(o, p, await)
+			if err == nil {
+				err = o.Index.Wait(ctx)
+			}
+			if out == nil {
+				return err
+			}
+			return errors.Join(e.reportRun(out, js), err)
+		})
+	}}
 	c.Flags().BoolVar(&wait, "wait", false, "wait for the end")
 	c.Flags().BoolVar(&js, "json", false, "print the report as JSON")
 	return c
@@ -183,7 +189,7 @@ func (e *env) printLive(o *server.Opened, p *ingest.Profile) {
 func profileMissed(e *env) *cobra.Command {
 	var js bool
 	c := &cobra.Command{
-		Use: "missed NAME", Short: "List messages that could not be archived; each run tries them again", Args: cobra.ExactArgs(1),
+		Use: "missed NAME", Short: "List messages that could not be archived; each run tries them again, retry all of them", Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return e.withProfile(c.Context(), args[0], func(o *server.Opened, p *ingest.Profile) error {
 				ms := []catalog.Missed{}

@@ -291,6 +291,20 @@ func TestMissed(t *testing.T) {
 		t.Fatalf("%+v %v %s", out.Counts, out.Failures, out.Error)
 	}
 	w.want(t, out, catalog.RunPartial, 4, 0, 1)
+	// Five times it is tried by itself, and then by hand.
+	for range 4 {
+		w.want(t, w.run(t, p), catalog.RunPartial, 0, 0, 1)
+	}
+	w.want(t, w.run(t, p), catalog.RunDone, 0, 0, 0)
+	wait, err := w.r.Retry(ctx, p, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err = wait()
+	if err != nil || len(out.Causes) != 1 || out.Causes[0].Count != 1 {
+		t.Errorf("%+v %v", out.Causes, err)
+	}
+	w.want(t, out, catalog.RunPartial, 0, 0, 1)
 	w.want(t, w.run(t, p), catalog.RunPartial, 0, 0, 1)
 	os.Remove(bad)
 	w.d.Put(t, "alice", "", "2.m:2,", mail(2))

@@ -181,6 +181,21 @@ func (r *Runner) Start(ctx context.Context, p *Profile, who string) (func() (*Ou
 	return func() (*Outcome, error) { <-l.done; return out, err }, nil
 }
 
+// Retry is Start, with all messages that are missed, however often they were
+// tried.
+func (r *Runner) Retry(ctx context.Context, p *Profile, who string) (func() (*Outcome, error), error) {
+	r.mu.Lock()
+	busy := r.live[p.ID] != nil
+	r.mu.Unlock()
+	if busy {
+		return nil, fmt.Errorf("profile %q: %w", p.Name, ErrRunning)
+	}
+	if err := r.a.State().Write(func(t catalog.Tx) error { return t.RetryMissed(p.ID) }); err != nil {
+		return nil, err
+	}
+	return r.Start(ctx, p, who)
+}
+
 // Pause stops a run so that the next Start goes on with it; Cancel ends it.
 func (r *Runner) Pause(p *Profile) error { return r.stopRun(p, errPaused) }
 
