@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -386,4 +387,15 @@ func human(n int64) string {
 	default:
 		return fmt.Sprintf("%.2f GB", f/1e9)
 	}
+}
+
+// parseBytes reads a number of bytes: "2MB", "500 kB", "1.5G", "64KiB".
+func parseBytes(s string) (int64, error) {
+	digits := strings.TrimRight(s, "BbIiKkMmGg ")
+	unit, ok := map[string]float64{"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}[strings.TrimSuffix(strings.ToLower(strings.TrimSpace(s[len(digits):])), "b")]
+	n, err := strconv.ParseFloat(digits, 64)
+	if !ok || err != nil || !(n >= 0 && n*unit < 1<<53) {
+		return 0, fmt.Errorf("%q is no number of bytes; it is written like 2MB", s)
+	}
+	return int64(n * unit), nil
 }

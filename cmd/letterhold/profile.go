@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/letterhold/letterhold/internal/catalog"
+	"github.com/letterhold/letterhold/internal/delivery"
 	"github.com/letterhold/letterhold/internal/ingest"
 	"github.com/letterhold/letterhold/internal/server"
 	"github.com/letterhold/letterhold/internal/tlsconf"
@@ -22,6 +23,7 @@ type profileFlags struct {
 	p             ingest.Profile
 	ca, password  string
 	every         time.Duration
+	bandwidth     string
 	folders       []string
 	exclude       []string
 	insecure      string
@@ -34,6 +36,7 @@ func (x *profileFlags) register(c *cobra.Command) {
 	f := c.Flags()
 	f.StringVar(&x.p.From, "from", "", "where mail is collected: imaps://user@host:port, imap:// (with mandatory STARTTLS), pop3s://, pop3://, folder:/path")
 	f.StringVar(&x.p.Mailbox, "mailbox", "", "mailbox that the mail belongs to; made if it is missing")
+	f.BoolVar(&x.p.Multidrop, "multidrop", false, "the account holds everybody's mail: whose it is, is decided by the addresses of mailboxes")
 	f.StringVar(&x.password, "password-file", "", `file with the account's password, "-" for standard input; it is sealed and never shown again`)
 	f.StringVar(&x.p.Token, "token-source", "", "where a token for the account comes from, instead of a password: letterhold token add")
 	f.StringVar(&x.ca, "ca", "", "file with the authority (PEM) that vouches for the server")
@@ -44,6 +47,9 @@ func (x *profileFlags) register(c *cobra.Command) {
 	f.StringSliceVar(&x.folders, "folders", nil, "folders to collect (patterns); without it all but spam, trash and drafts")
 	f.StringSliceVar(&x.exclude, "exclude", nil, "folders to leave out (patterns)")
 	f.StringVar(&x.p.Target, "target", "", "folder in the archive, with {folder}, {account}, {user}, {domain}; default {folder}")
+	f.IntVar(&x.p.DeleteAfter, "delete-after", 0, "delete at the source what is archived and older than so many days; 0: delete nothing")
+	f.StringVar(&x.bandwidth, "bandwidth", "", `read no faster than this in a second: "2MB", "500kB"; 0: no limit`)
+	f.IntVar(&x.p.Connections, "connections", 1, "folders of an IMAP account that are read at a time, each over a connection of its own")
 	f.StringSliceVar(&x.p.AllowNet, "allow-net", nil, "network (CIDR) of this machine or its neighbours that may be reached; repeatable")
 	f.StringVar(&x.insecure, "allow-insecure", "", "an exception, for 30 days at most: unverified or cleartext; needs --until, --owner, --reason")
 	f.StringVar(&x.until, "until", "", "when the exception ends (2026-12-31)")
@@ -56,13 +62,20 @@ func (x *profileFlags) register(c *cobra.Command) {
 func (x *profileFlags) apply(e *env, c *cobra.Command, p *ingest.Profile, now time.Time) error {
 	given := c.Flags().Changed
 	for name, set := range map[string]func(){
-		"from": func() { p.From = x.p.From }, "mailbox": func() { p.Mailbox = x.p.Mailbox }, "pin": func() { p.Pin = x.p.Pin }, "every": func() { p.Every = ingest.Duration(x.every) },
+		"from": func() { p.From = x.p.From }, "mailbox": func() { p.Mailbox = x.p.Mailbox }, "multidrop": func() { p.Multidrop = x.p.Multidrop }, "pin": func() { p.Pin = x.p.Pin }, "every": func() { p.Every = ingest.Duration(x.every) },
 		"at": func() { p.At = x.p.At }, "window": func() { p.Window = x.p.Window }, "folders": func() { p.Include = x.folders }, "exclude": func() { p.Exclude = x.exclude },
-		"target": func() { p.Target = x.p.Target }, "allow-net": func() { p.AllowNet = x.p.AllowNet }, "token-source": func() { p.Token = x.p.Token }, "disabled": func() { p.Enabled = !x.disabled },
+		"target": func() { p.Target = x.p.Target }, "delete-after": func() { p.DeleteAfter = x.p.DeleteAfter }, "connections": func() { p.Connections = x.p.Connections }, "token-source": func() { p.Token = x.p.Token }, "allow-net": func() { p.AllowNet = x.p.AllowNet }, "disabled": func() { p.Enabled = !x.disabled },
 	} {
 		if given(name) {
 			set()
 		}
+	}
+	if given("bandwidth") {
+		n, err := parseBytes(x.bandwidth)
+		if err != nil {
+			return usageError{fmt.Errorf("--bandwidth: %w", err)}
+		}
+		p.Bandwidth = n
 	}
 	if given("ca") {
 		p.CA = ""
@@ -122,7 +135,7 @@ func (e *env) secretFile(name string) ([]byte, error) {
 
 func profileCmd(e *env) *cobra.Command {
 	c := &cobra.Command{Use: "profile", Short: "Archiving profiles: what is collected, from where, how often"}
-	c.AddCommand(profileAdd(e), profileEdit(e), profileList(e), profileTest(e), profileRun(e), profileLog(e), profileRuns(e), profileMissed(e),
+	c.AddCommand(profileAdd(e), profileEdit(e), profileList(e), profileTest(e), profileRun(e), profileRetry(e), profileLog(e), profileRuns(e), profileMissed(e), profileWouldDelete(e),
 		e.profileVerb("pause NAME", "Pause the run under way; the next run goes on with it", func(o *server.Opened, p *ingest.Profile) error { return o.Runner.Pause(p) }, "paused"),
 		e.profileVerb("cancel NAME", "End the run under way; what it archived stays", func(o *server.Opened, p *ingest.Profile) error { return o.Runner.Cancel(p) }, "cancelled"),
 		e.profileVerb("remove NAME", "Remove a profile; what it collected stays", func(o *server.Opened, p *ingest.Profile) error { return ingest.Remove(o.Archive, p, keyOwner) }, "removed"))
@@ -166,6 +179,10 @@ exception: it needs somebody who answers for it, a reason, and an end of at most
 30 days, after which the profile rests and the mail stays at its source.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
+			if x.p.Multidrop && x.p.Mailbox == "" {
+				x.p.Mailbox = delivery.Unassigned
+				c.Flags().Set("mailbox", delivery.Unassigned)
+			}
 			if x.p.From == "" || x.p.Mailbox == "" {
 				return usage("profile add: --from URL and --mailbox NAME are needed")
 			}
@@ -223,11 +240,12 @@ func profileEdit(e *env) *cobra.Command {
 
 type profileJSON struct {
 	*ingest.Profile
-	Name    string   `json:"name"`
-	Enabled bool     `json:"enabled"`
-	Running bool     `json:"running"`
-	Last    *runJSON `json:"last,omitempty"`
-	Missed  int      `json:"missed"`
+	Name    string           `json:"name"`
+	Enabled bool             `json:"enabled"`
+	Running bool             `json:"running"`
+	Live    *ingest.Progress `json:"live,omitempty"`
+	Last    *runJSON         `json:"last,omitempty"`
+	Missed  int              `json:"missed"`
 }
 
 func profileList(e *env) *cobra.Command {
@@ -266,21 +284,21 @@ func listProfiles(ctx context.Context, o *server.Opened) ([]profileJSON, error) 
 	if err != nil {
 		return nil, err
 	}
-	live := map[int64]bool{}
+	live := map[int64]*ingest.Progress{}
 	for _, l := range o.Runner.Live() {
-		live[l.Profile] = true
+		live[l.Profile] = &l
 	}
 	out := []profileJSON{}
 	for _, p := range ps {
-		j := profileJSON{Profile: p, Name: p.Name, Enabled: p.Enabled, Running: live[p.ID]}
+		j := profileJSON{Profile: p, Name: p.Name, Enabled: p.Enabled, Running: live[p.ID] != nil, Live: live[p.ID]}
 		err := o.Archive.State().View(ctx, func(v catalog.View) error {
 			rs, err := v.RunsOf(p.ID, 1)
 			if err != nil {
 				return err
 			}
 			if len(rs) > 0 {
-				rs[0].Failures = nil
 				j.Last = runOf(&rs[0])
+				j.Last.Failures, j.Last.Skips = nil, nil
 			}
 			missed, err := v.Missed(p.ID, 10_000)
 			j.Missed = len(missed)

@@ -119,3 +119,29 @@ func FuzzUTF7(f *testing.F) {
 		}
 	})
 }
+
+func TestParseSearch(t *testing.T) {
+	for in, want := range map[string]string{
+		"* SEARCH 2 3 17\r\n":                          "[2 3 17]",
+		"* SEARCH 2 3 (MODSEQ 9)\r\n":                  "[2 3]",
+		"* SEARCH\r\n":                                 "[]",
+		"* ESEARCH (TAG \"L1\") UID ALL 2:4,9\r\n":     "[2 3 4 9]",
+		"* ESEARCH (TAG \"L1\") UID\r\n":               "[]",
+		"* 4 EXISTS\r\n":                               "[]",
+		"* SEARCH 99999999999\r\n":                     "error",
+		"* ESEARCH (TAG \"L1\") UID ALL 1:9999999\r\n": "error",
+	} {
+		p, err := newReader(strings.NewReader(in)).response()
+		if err != nil {
+			t.Fatal(err)
+		}
+		uids, err := parseSearch(p)
+		got := fmt.Sprint(uids)
+		if err != nil {
+			got = "error"
+		}
+		if got != want {
+			t.Errorf("%q: %s %v, want %s", in, got, err, want)
+		}
+	}
+}

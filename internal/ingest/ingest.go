@@ -70,7 +70,7 @@ func (in *intake) runImport(ctx context.Context, im Import) error {
 	if err != nil {
 		return err
 	}
-	in.from = func(i source.Item) (archive.Provenance, string) {
+	in.from = func(i *source.Item) (archive.Provenance, string) {
 		return archive.Provenance{Mailbox: mailbox, Folder: i.Folder, Source: "import", Where: i.Where, Flags: i.Flags, Internal: i.Internal}, ""
 	}
 	in.store = storeImport
@@ -195,7 +195,7 @@ func (in *intake) beginImport(ctx context.Context, im Import) error {
 // resume goes on with the numbers of a run that was interrupted.
 func (in *intake) resume(old *catalog.Run) {
 	in.row, in.report.Resumed = *old, true
-	in.report.Counts = old.Counts
+	in.report.Counts, in.first = old.Counts, old.Counts
 	in.report.Failures = append(in.report.Failures, old.Failures...)
 	in.report.Skipped = append(in.report.Skipped, old.Skips...)
 }

@@ -40,8 +40,9 @@ type progress struct {
 // for each one.
 type intake struct {
 	a *archive.Archive
-	// from says where an item goes, or by which rule it is skipped.
-	from func(source.Item) (archive.Provenance, string)
+	// from says where an item goes, or by which rule it is skipped. It may take the
+	// message out of a journal report, and may fail the item.
+	from func(*source.Item) (archive.Provenance, string)
 	// store keeps the run and what happened since it was called last.
 	store func(catalog.Tx, *catalog.Run, *progress) error
 	// told is called now and then, and at the end.
@@ -60,14 +61,46 @@ type intake struct {
 	fatal    error                 // what stops the run: the archive takes nothing
 	lastSave time.Time
 	looked   map[seal.ID]bool // new messages of a dry run
+
+	total int64 // that will have been seen; 0: nobody knows
+	began time.Time
+	first catalog.Counts // when it began or went on
 }
 
 func newIntake(a *archive.Archive) *intake {
-	in := &intake{a: a, pending: map[int64]bool{}, marks: map[int64]source.Mark{}, lastSave: time.Now()}
+	in := &intake{a: a, pending: map[int64]bool{}, marks: map[int64]source.Mark{}, lastSave: time.Now(), began: time.Now()}
 	in.room = sync.NewCond(&in.mu)
 	in.since.marks = source.Marks{}
 	in.report.Failures = []catalog.Failure{}
 	return in
+}
+
+// expect is told how many more items the source will yield.
+func (in *intake) expect(n int64) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.total = in.report.Seen + n
+}
+
+// leastTime is how long a run must last before its rate means something.
+const leastTime = time.Second
+
+// progress is how far the run is, and how long it takes.
+func (in *intake) progress() Progress {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	p := Progress{Run: in.row.ID, Started: in.row.Started, Counts: in.report.Counts, Total: in.total}
+	spent := time.Since(in.began)
+	if spent < leastTime {
+		return p
+	}
+	p.Rate = float64(p.Seen-in.first.Seen) / spent.Seconds()
+	p.Speed = float64(p.Bytes-in.first.Bytes) / spent.Seconds()
+	if p.Rate > 0 && p.Total > 0 {
+		left := int64(float64(max(0, p.Total-p.Seen))/p.Rate + 0.5)
+		p.Left = &left
+	}
+	return p
 }
 
 func (in *intake) failed(i source.Item, err error) {
@@ -121,7 +154,7 @@ func (in *intake) work(ctx context.Context, s source.Source, marks source.Marks)
 			return false
 		}
 		if i.Quiet {
-			in.account(n, 0, func() {})
+			in.account(n, 0, func() { in.cure(i) })
 			return true
 		}
 		select {
@@ -183,7 +216,7 @@ func (in *intake) archive(ctx context.Context, n int64, i source.Item) {
 	rule := i.Skip
 	var from archive.Provenance
 	if i.Err == nil && rule == "" {
-		from, rule = in.from(i)
+		from, rule = in.from(&i)
 	}
 	if i.Err != nil || rule != "" {
 		in.account(n, size, func() {

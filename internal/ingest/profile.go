@@ -22,16 +22,20 @@ import (
 )
 
 // Profile says what is collected, from where, into whose mailbox, and how often.
-// The source is left as it is. Its JSON is in state.db; the
-// password is a secret of its own and is no part of it.
+// The source is left as it is, unless DeleteAfter is set. Its JSON is in
+// state.db; the password is a secret of its own and is no part of it.
 type Profile struct {
 	ID      int64     `json:"-"`
 	Name    string    `json:"-"`
 	Enabled bool      `json:"-"`
 	Created time.Time `json:"-"`
 
-	From    string   `json:"from"` // URL without a password
-	Mailbox string   `json:"mailbox"`
+	From    string `json:"from"` // URL without a password
+	Mailbox string `json:"mailbox"`
+	// Multidrop: the account holds everybody's mail, which is assigned by the
+	// addresses of mailboxes; Mailbox gets what belongs to nobody.
+	Multidrop bool `json:"multidrop,omitempty"`
+
 	Include []string `json:"include,omitempty"` // folders; empty: all but spam, trash and drafts
 	Exclude []string `json:"exclude,omitempty"`
 	Target  string   `json:"target,omitempty"` // pattern of folders in the archive; default {folder}
@@ -40,7 +44,15 @@ type Profile struct {
 	At     string   `json:"at,omitempty"`    // daily "02:30", or weekly "Mon 02:30"
 	Window string   `json:"window,omitempty"`
 
-	Token     string     `json:"token,omitempty"` // source of tokens, instead of a password
+	Token string `json:"token,omitempty"` // source of tokens, instead of a password
+
+	// DeleteAfter is the age in days from which on messages that are archived
+	// are deleted at the source; 0: never.
+	DeleteAfter int `json:"delete_after,omitempty"`
+
+	Bandwidth   int64 `json:"bandwidth,omitempty"`   // bytes a second, of all connections together; 0: no limit
+	Connections int   `json:"connections,omitempty"` // at a time, of IMAP; 0 is 1
+
 	AllowNet  []string   `json:"allow_net,omitempty"`
 	CA        string     `json:"ca,omitempty"`  // PEM
 	Pin       string     `json:"pin,omitempty"` // SHA-256 of the server's key
@@ -116,7 +128,33 @@ func (p *Profile) Check(now time.Time) error {
 	if p.Token != "" && e.scheme == "folder" {
 		return errors.New("a folder needs no token")
 	}
+	if err := p.checkLimits(e); err != nil {
+		return err
+	}
+	if err := p.checkDelete(e); err != nil {
+		return err
+	}
 	return p.checkException(e, now)
+}
+
+const (
+	// minBandwidth lets a command and its answer pass within a second.
+	minBandwidth = 10_000
+	// maxConnections is what servers commonly allow an account, and each may
+	// hold a large message in memory.
+	maxConnections = 8
+)
+
+func (p *Profile) checkLimits(e endpoint) error {
+	switch {
+	case p.Bandwidth != 0 && p.Bandwidth < minBandwidth:
+		return fmt.Errorf("bandwidth of %d bytes a second: the least is %d; 0 is no limit", p.Bandwidth, minBandwidth)
+	case p.Connections < 0 || p.Connections > maxConnections:
+		return fmt.Errorf("%d connections: it is 1 to %d", p.Connections, maxConnections)
+	case p.Connections > 1 && !strings.HasPrefix(e.scheme, "imap"):
+		return errors.New("more than one connection is for IMAP: a POP3 account is locked by the first, a folder has none")
+	}
+	return nil
 }
 
 func (p *Profile) checkException(e endpoint, now time.Time) error {
@@ -209,7 +247,7 @@ func (p *Profile) trust() (t tlsconf.Trust, err error) {
 var ErrException = errors.New("the exception has ended: the profile rests and the mail stays at its source")
 
 // open returns the source of a profile.
-func (p *Profile) open(a *archive.Archive, r *Runner, missed []catalog.Missed, note func(string, ...any)) (source.Source, error) {
+func (p *Profile) open(a *archive.Archive, r *Runner, missed []catalog.Missed, note func(string, ...any), total func(int64)) (source.Source, error) {
 	e, err := p.endpoint()
 	if err != nil {
 		return nil, err
@@ -231,9 +269,9 @@ func (p *Profile) open(a *archive.Archive, r *Runner, missed []catalog.Missed, n
 		}
 	}
 	if strings.HasPrefix(e.scheme, "pop3") {
-		return &source.POP3{Options: o, Credential: r.credential(p, e), Retry: retry, Note: note, Patience: r.Patience}, nil
+		return &source.POP3{Options: o, Credential: r.credential(p, e), Retry: retry, Note: note, Total: total, Patience: r.Patience}, nil
 	}
-	return &source.IMAP{Options: o, Credential: r.credential(p, e), Filter: source.Filter{Include: p.Include, Exclude: p.Exclude}, Retry: retry, Note: note, Patience: r.Patience}, nil
+	return &source.IMAP{Options: o, Credential: r.credential(p, e), Filter: source.Filter{Include: p.Include, Exclude: p.Exclude}, Retry: retry, Note: note, Total: total, Patience: r.Patience, Connections: p.Connections}, nil
 }
 
 // maxTries is how often a message that fails is tried by itself.
@@ -245,7 +283,7 @@ func (p *Profile) options(e endpoint, now func() time.Time) (imapclient.Options,
 		return imapclient.Options{}, err
 	}
 	trust, err := p.trust()
-	return imapclient.Options{Dialer: &tlsconf.Dialer{Allow: nets}, Host: e.host, Port: e.port, Security: e.security, Trust: trust, Now: now, Literal: archive.MaxMessage}, err
+	return imapclient.Options{Dialer: &tlsconf.Dialer{Allow: nets, Limit: tlsconf.NewLimit(p.Bandwidth)}, Host: e.host, Port: e.port, Security: e.security, Trust: trust, Now: now, Literal: archive.MaxMessage}, err
 }
 
 // folder is where a message goes in the archive: the pattern with {folder},
@@ -328,6 +366,9 @@ func Save(a *archive.Archive, p *Profile, password []byte, who string) error {
 	if x := p.Exception; x != nil {
 		act.What, act.Why = what+" with an exception", x.Reason
 		act.More = []string{"kind " + x.Kind, "owner " + x.Owner, "until " + x.Until.UTC().Format(time.RFC3339)}
+	}
+	if p.DeleteAfter > 0 {
+		act.More = append(act.More, fmt.Sprintf("deletes at the source after %d days", p.DeleteAfter))
 	}
 	c, err := p.encode()
 	if err != nil {

@@ -152,7 +152,9 @@ type Outcome struct {
 	Profile string `json:"profile"`
 	State   string `json:"state"`
 	Report
-	Error string `json:"error,omitempty"`
+	Error    string    `json:"error,omitempty"`
+	Causes   []Cause   `json:"causes,omitempty"`
+	Deletion *Deletion `json:"deletion,omitempty"` // nil: nothing was to be deleted
 }
 
 // Start begins a run, or goes on with the one that was interrupted or paused.
@@ -178,6 +180,21 @@ func (r *Runner) Start(ctx context.Context, p *Profile, who string) (func() (*Ou
 		delete(r.live, p.ID)
 	})
 	return func() (*Outcome, error) { <-l.done; return out, err }, nil
+}
+
+// Retry is Start, with all messages that are missed, however often they were
+// tried.
+func (r *Runner) Retry(ctx context.Context, p *Profile, who string) (func() (*Outcome, error), error) {
+	r.mu.Lock()
+	busy := r.live[p.ID] != nil
+	r.mu.Unlock()
+	if busy {
+		return nil, fmt.Errorf("profile %q: %w", p.Name, ErrRunning)
+	}
+	if err := r.a.State().Write(func(t catalog.Tx) error { return t.RetryMissed(p.ID) }); err != nil {
+		return nil, err
+	}
+	return r.Start(ctx, p, who)
 }
 
 // Pause stops a run so that the next Start goes on with it; Cancel ends it.
@@ -215,6 +232,10 @@ type Progress struct {
 	Started time.Time `json:"started"`
 	Step    string    `json:"step"`
 	catalog.Counts
+	Total int64   `json:"total,omitempty"` // that will have been seen, if the source tells
+	Rate  float64 `json:"rate"`            // messages a second
+	Speed float64 `json:"bytes_per_second"`
+	Left  *int64  `json:"left_seconds,omitempty"`
 }
 
 // Live returns the runs under way.
@@ -222,9 +243,9 @@ func (r *Runner) Live() (out []Progress) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for id, l := range r.live {
-		l.intake.mu.Lock()
-		out = append(out, Progress{Run: l.intake.row.ID, Profile: id, Started: l.intake.row.Started, Step: l.step, Counts: l.intake.report.Counts})
-		l.intake.mu.Unlock()
+		p := l.intake.progress()
+		p.Profile, p.Step = id, l.step
+		out = append(out, p)
 	}
 	slices.SortFunc(out, func(a, b Progress) int { return int(a.Run - b.Run) })
 	return out
@@ -244,7 +265,10 @@ func (r *Runner) run(ctx context.Context, l *live, p *Profile, who string) (*Out
 	if err != nil {
 		return nil, err
 	}
-	in.from = func(i source.Item) (archive.Provenance, string) {
+	in.from = func(i *source.Item) (archive.Provenance, string) {
+		if p.Multidrop {
+			return r.multidrop(ctx, p, mailbox, i), ""
+		}
 		from := archive.Provenance{Mailbox: mailbox, Folder: p.folder(i.Folder), Source: p.Name, Where: i.Where, Flags: i.Flags, Internal: i.Internal}
 		for _, label := range i.Labels {
 			from.Labels = append(from.Labels, p.folder(label))
@@ -261,17 +285,38 @@ func (r *Runner) run(ctx context.Context, l *live, p *Profile, who string) (*Out
 		return nil, err
 	}
 	note("run %d of %q begins", in.row.ID, p.Name)
-	src, err := p.open(r.a, r, missed, note)
+	r.setStep(l, StepCollecting)
+	src, err := p.open(r.a, r, missed, note, in.expect)
 	if err == nil {
 		err = in.work(ctx, src, marks)
 	}
 	if r.refused(ctx, p, err) { // a token may end before its time
 		note("the token was refused: once more with a new one")
-		if src, err = p.open(r.a, r, missed, note); err == nil {
+		if src, err = p.open(r.a, r, missed, note, in.expect); err == nil {
 			err = in.work(ctx, src, marks)
 		}
 	}
-	return r.end(ctx, in, p, err, time.Since(start), note)
+	out, err := r.end(ctx, in, p, err, time.Since(start), note)
+	if err != nil || p.DeleteAfter == 0 || out.State != catalog.RunDone && out.State != catalog.RunPartial {
+		return out, err
+	}
+	r.setStep(l, StepDeleting)
+	out.Deletion = r.clear(ctx, p, &clearing{days: p.DeleteAfter, run: out.Run, who: who}, note)
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return out, r.a.State().Write(func(t catalog.Tx) error { return t.AddLines(out.Run, lines) })
+}
+
+// What a run does.
+const (
+	StepCollecting = "collecting"
+	StepDeleting   = "deleting" // at the source, when all is accounted for
+)
+
+func (r *Runner) setStep(l *live, step string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l.step = step
 }
 
 // begin finds the run that was interrupted or paused, or starts one.
@@ -287,6 +332,8 @@ func (r *Runner) begin(ctx context.Context, in *intake, p *Profile, who string) 
 		}
 		rs, err := v.RunsOf(p.ID, 1)
 		if err == nil && len(rs) == 1 && (rs[0].State == catalog.RunRunning || rs[0].State == catalog.RunPaused) {
+			in.mu.Lock()
+			defer in.mu.Unlock()
 			in.resume(&rs[0])
 		}
 		return err
@@ -294,6 +341,8 @@ func (r *Runner) begin(ctx context.Context, in *intake, p *Profile, who string) 
 	if err != nil {
 		return nil, nil, err
 	}
+	in.mu.Lock() // people look already
+	defer in.mu.Unlock()
 	return marks, missed, r.a.State().Write(func(t catalog.Tx) error {
 		if in.row.ID == 0 {
 			in.row = catalog.Run{Profile: p.ID, What: p.Name, Who: who, Started: r.a.Now()}
@@ -361,7 +410,7 @@ func (r *Runner) end(ctx context.Context, in *intake, p *Profile, cause error, t
 	}
 	in.report.Seconds = took.Seconds()
 	err := r.a.State().Write(func(t catalog.Tx) error { return in.store(t, &in.row, &in.since) })
-	out.State, out.Report = in.row.State, in.report
+	out.State, out.Report, out.Causes = in.row.State, in.report, Causes(in.report.Failures)
 	return out, errors.Join(sum, err)
 }
 
@@ -427,7 +476,7 @@ func (r *Runner) Test(ctx context.Context, p *Profile) (*Tested, error) {
 	if err != nil {
 		return nil, err
 	}
-	src, err := p.open(r.a, r, nil, func(string, ...any) {})
+	src, err := p.open(r.a, r, nil, func(string, ...any) {}, nil)
 	if err != nil {
 		return nil, err
 	}

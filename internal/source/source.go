@@ -44,7 +44,7 @@ type Item struct {
 	Mark   Mark     // what is known once it and all before it are accounted for
 	Ref    Ref      // how to find it again
 	Again  bool     // it failed before and is tried again
-	Quiet  bool     // it is only a mark, no message
+	Quiet  bool     // no message: a mark, or with Again, what need not be tried again
 
 	// Done, if set, is called once the item is accounted for: archived and
 	// durable, or failed.

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
 // Dialer opens every connection to the outside: sources, targets, identity
@@ -20,6 +22,8 @@ type Dialer struct {
 	Allow []netip.Prefix
 	// Resolve looks up a name; default is the system's resolver.
 	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
+	// Limit is how fast connections are read, all together; nil: no limit.
+	Limit *rate.Limiter
 }
 
 // Limits of connections to the outside.
@@ -72,6 +76,9 @@ func (d *Dialer) Dial(ctx context.Context, host string, port int) (net.Conn, err
 	var errs error
 	for _, a := range addrs[:min(len(addrs), maxAddrs)] {
 		c, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "tcp", netip.AddrPortFrom(a, uint16(port)).String())
+		if err == nil && d.Limit != nil {
+			return &limited{Conn: c, limit: d.Limit, closed: make(chan struct{})}, nil
+		}
 		if err == nil {
 			return c, nil
 		}
