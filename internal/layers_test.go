@@ -17,7 +17,7 @@ var rows = [][]string{
 	{"store", "ledger", "vault"},
 	{"archive", "catalog"},
 	{"search", "index", "auth"},
-	{"posture", "ingest", "source", "export"},
+	{"posture", "target", "ingest", "source", "export"},
 	{"web", "journal"},
 	{"server"},
 	{"mailtest"}, // for tests

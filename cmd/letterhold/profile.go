@@ -19,15 +19,12 @@ import (
 
 // profileFlags are the options of a profile on the command line.
 type profileFlags struct {
-	p             ingest.Profile
-	ca, password  string
-	every         time.Duration
-	folders       []string
-	exclude       []string
-	insecure      string
-	until         string
-	owner, reason string
-	disabled      bool
+	connectionFlags
+	p        ingest.Profile
+	every    time.Duration
+	folders  []string
+	exclude  []string
+	disabled bool
 }
 
 func (x *profileFlags) register(c *cobra.Command) {
@@ -35,19 +32,13 @@ func (x *profileFlags) register(c *cobra.Command) {
 	f.StringVar(&x.p.From, "from", "", "where mail is collected: imaps://user@host:port, imap:// (with mandatory STARTTLS), pop3s://, pop3://, folder:/path")
 	f.StringVar(&x.p.Mailbox, "mailbox", "", "mailbox that the mail belongs to; made if it is missing")
 	f.StringVar(&x.password, "password-file", "", `file with the account's password, "-" for standard input; it is sealed and never shown again`)
-	f.StringVar(&x.ca, "ca", "", "file with the authority (PEM) that vouches for the server")
-	f.StringVar(&x.p.Pin, "pin", "", "SHA-256 of the server's key, to trust this key alone")
 	f.DurationVar(&x.every, "every", 0, "collect again after this time: 5m or more; without it, by hand")
 	f.StringVar(&x.p.At, "at", "", `collect daily ("02:30") or weekly ("Mon 02:30")`)
 	f.StringVar(&x.p.Window, "window", "", "collect only between these times of the day: 22:00-06:00")
 	f.StringSliceVar(&x.folders, "folders", nil, "folders to collect (patterns); without it all but spam, trash and drafts")
 	f.StringSliceVar(&x.exclude, "exclude", nil, "folders to leave out (patterns)")
 	f.StringVar(&x.p.Target, "target", "", "folder in the archive, with {folder}, {account}, {user}, {domain}; default {folder}")
-	f.StringSliceVar(&x.p.AllowNet, "allow-net", nil, "network (CIDR) of this machine or its neighbours that may be reached; repeatable")
-	f.StringVar(&x.insecure, "allow-insecure", "", "an exception, for 30 days at most: unverified or cleartext; needs --until, --owner, --reason")
-	f.StringVar(&x.until, "until", "", "when the exception ends (2026-12-31)")
-	f.StringVar(&x.owner, "owner", "", "who answers for the exception")
-	f.StringVar(&x.reason, "reason", "", "why the exception is needed")
+	x.connectionFlags.register(c)
 	f.BoolVar(&x.disabled, "disabled", false, "do not run it by itself")
 }
 
@@ -55,46 +46,18 @@ func (x *profileFlags) register(c *cobra.Command) {
 func (x *profileFlags) apply(e *env, c *cobra.Command, p *ingest.Profile, now time.Time) error {
 	given := c.Flags().Changed
 	for name, set := range map[string]func(){
-		"from": func() { p.From = x.p.From }, "mailbox": func() { p.Mailbox = x.p.Mailbox }, "pin": func() { p.Pin = x.p.Pin }, "every": func() { p.Every = ingest.Duration(x.every) },
+		"from": func() { p.From = x.p.From }, "mailbox": func() { p.Mailbox = x.p.Mailbox }, "every": func() { p.Every = ingest.Duration(x.every) },
 		"at": func() { p.At = x.p.At }, "window": func() { p.Window = x.p.Window }, "folders": func() { p.Include = x.folders }, "exclude": func() { p.Exclude = x.exclude },
-		"target": func() { p.Target = x.p.Target }, "allow-net": func() { p.AllowNet = x.p.AllowNet }, "disabled": func() { p.Enabled = !x.disabled },
+		"target": func() { p.Target = x.p.Target }, "disabled": func() { p.Enabled = !x.disabled },
 	} {
 		if given(name) {
 			set()
 		}
 	}
-	if given("ca") {
-		p.CA = ""
-		if x.ca != "" {
-			b, err := os.ReadFile(e.path(x.ca))
-			if err != nil {
-				return err
-			}
-			p.CA = string(b)
-		}
-	}
-	return x.exception(c, p, now)
-}
-
-func (x *profileFlags) exception(c *cobra.Command, p *ingest.Profile, now time.Time) error {
-	if !c.Flags().Changed("allow-insecure") {
-		return nil
-	}
-	if x.insecure == "" {
-		p.Exception = nil
-		return nil
-	}
-	if x.until == "" || x.owner == "" || x.reason == "" {
-		return usage("an exception needs --until, --owner and --reason")
-	}
-	until, err := time.Parse(time.DateOnly, x.until)
-	if err != nil {
-		if until, err = time.Parse(time.RFC3339, x.until); err != nil {
-			return usage("--until %s: it is a date like 2026-12-31", x.until)
-		}
-	}
-	p.Exception = &ingest.Exception{Kind: x.insecure, Owner: x.owner, Reason: x.reason, Since: now.UTC().Truncate(time.Second), Until: until.UTC()}
-	return nil
+	to := p.Connection()
+	err := x.connectionFlags.apply(e, c, &to, now)
+	p.SetConnection(to)
+	return err
 }
 
 // secretFile reads a password: one line, of a file or standard input.
