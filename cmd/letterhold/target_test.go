@@ -107,3 +107,84 @@ func files(t *testing.T, dir string) (names []string) {
 	}
 	return names
 }
+
+type outcomeJSON struct {
+	State                                           string
+	Profile                                         string
+	Seen, Archived, Present, Skipped, Failed, Bytes int64
+}
+
+func targetRunJSON(t *testing.T, dir, name string, want int) (r outcomeJSON) {
+	t.Helper()
+	out, errs, code := lh(t, dir, "target", "run", name, "--wait", "--json")
+	if code != want {
+		t.Fatalf("exit %d\n%s%s", code, out, errs)
+	}
+	if err := json.Unmarshal([]byte(out), &r); err != nil {
+		t.Fatal(err)
+	}
+	if r.Seen != r.Archived+r.Present+r.Skipped+r.Failed || r.Profile != name {
+		t.Errorf("%+v", r)
+	}
+	return r
+}
+
+// A target's life on the command line.
+func TestTargetCommand(t *testing.T) {
+	d := mailtest.StartDovecot(t, "")
+	dir := filled(t, d, 4)
+	ok(t, dir, "target", "add", "files", "--to", "folder:"+filepath.Join(dir, "out"), "--query", "in:Work", "--every", "1h")
+	if r := targetRunJSON(t, dir, "files", 0); r.Archived != 4 {
+		t.Errorf("%+v", r)
+	}
+	if r := targetRunJSON(t, dir, "files", 0); r.Seen != 0 {
+		t.Errorf("nothing is new: %+v", r)
+	}
+	ok(t, dir, "target", "add", "back", "--to", fmt.Sprintf("imaps://alice@localhost:%d", d.IMAPS), "--query", "*", "--folder", "Copy/{mailbox}/{folder}", "--ca", "ca.pem", "--password-file", "password", "--allow-net", "127.0.0.0/8", "--at", "Mon 02:30")
+	if r := targetRunJSON(t, dir, "back", 0); r.Archived != 4 {
+		t.Errorf("%+v", r)
+	}
+	if n := len(files(t, filepath.Join(d.Maildir(t, "alice", "Copy.alice.Work"), "cur"))) + len(files(t, filepath.Join(d.Maildir(t, "alice", "Copy.alice.Work"), "new"))); n != 4 {
+		t.Errorf("%d messages", n)
+	}
+	list := ok(t, dir, "target", "list", "--json")
+	if strings.Contains(list, mailtest.Password) || !strings.Contains(list, `"at":"Mon 02:30"`) || !strings.Contains(list, `"name":"back"`) {
+		t.Error(list)
+	}
+	if out := ok(t, dir, "target", "list"); !strings.Contains(out, "0 seen") || !strings.Contains(out, "4 exported") {
+		t.Error(out)
+	}
+	if out := ok(t, dir, "target", "log", "back"); !strings.Contains(out, "Copy/alice/Work") {
+		t.Error(out)
+	}
+	if out := ok(t, dir, "target", "runs", "files", "--json"); strings.Count(out, `"state":"done"`) != 2 {
+		t.Error(out)
+	}
+	ok(t, dir, "target", "edit", "files", "--format", "zip", "--to", "folder:"+filepath.Join(dir, "zips"))
+	if r := targetRunJSON(t, dir, "files", 0); r.Archived != 4 || len(files(t, filepath.Join(dir, "zips"))) != 1 {
+		t.Errorf("another place: %+v", r)
+	}
+	if _, errs, code := lh(t, dir, "target", "pause", "files"); code != exitError || !strings.Contains(errs, "under way") {
+		t.Error(code, errs)
+	}
+	// Profiles and targets do not take each other's names.
+	if _, _, code := lh(t, dir, "profile", "run", "files"); code != exitError {
+		t.Error(code)
+	}
+	ok(t, dir, "target", "remove", "files")
+	if _, errs, code := lh(t, dir, "target", "run", "files"); code != exitError || !strings.Contains(errs, "target list") {
+		t.Error(code, errs)
+	}
+	if len(files(t, filepath.Join(dir, "zips"))) != 1 {
+		t.Error("what it brought out is gone")
+	}
+	for _, args := range [][]string{
+		{"x", "--to", "folder:relative", "--query", "*"}, {"x", "--to", "folder:/x", "--query", "("}, {"x", "--to", "folder:/x"}, {"x", "--to", "folder:/x", "--query", "*", "--format", "doc"},
+		{"x", "--to", "imaps://a@b", "--query", "*", "--format", "eml"}, {"x", "--to", "folder:/x", "--query", "*", "--every", "1m"}, {"x", "--to", "imaps://a@b/INBOX", "--query", "*"},
+		{"x", "--to", "pop3s://a@b", "--query", "*"}, {"x", "--to", "imaps://a@b", "--query", "*", "--allow-insecure", "cleartext", "--until", "2099-01-01", "--owner", "x", "--reason", "x"},
+	} {
+		if out, errs, code := lh(t, dir, append([]string{"target", "add"}, args...)...); code != exitUsage {
+			t.Errorf("%v: exit %d %s%s", args, code, out, errs)
+		}
+	}
+}

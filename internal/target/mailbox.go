@@ -52,8 +52,10 @@ func (b *mailbox) put(ctx context.Context, m *message) (fresh bool, err error) {
 			if attempt == maxAttempts || !broken(err) || ctx.Err() != nil {
 				return false, errors.Join(ctx.Err(), err)
 			}
-		} else if fresh, err = b.deliver(m); err == nil || !broken(err) || ctx.Err() != nil {
-			return fresh, errors.Join(ctx.Err(), err)
+		} else if fresh, err = b.deliver(m); err == nil {
+			return fresh, nil
+		} else if !broken(err) || ctx.Err() != nil {
+			return false, errors.Join(ctx.Err(), err)
 		} else if attempt == maxAttempts {
 			// The server can be reached and ends the connection over this one.
 			return false, messageError{fmt.Errorf("the connection broke %d times over this message: %w", attempt, err)}

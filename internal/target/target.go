@@ -108,6 +108,12 @@ func (p *Place) Account() string {
 	return a.user
 }
 
+// IsFolder tells whether the place is a folder of files.
+func (p *Place) IsFolder() bool {
+	a, err := p.address()
+	return err == nil && a.kind == kindFolder
+}
+
 // sink takes messages to a place, one by one.
 type sink interface {
 	// put takes a message there; of an occurrence it takes folder, date and
@@ -125,6 +131,10 @@ type message struct {
 	*catalog.Hit
 	at  *catalog.Occurrence // the one that was meant; nil if it has none
 	raw []byte
+	// maybe: it may be there from before.
+	maybe bool
+	// met: it is not new, and was met again in another folder since the last run.
+	met bool
 }
 
 // meant picks the occurrence that the query asks for, the first of several.
