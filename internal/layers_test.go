@@ -17,7 +17,7 @@ var rows = [][]string{
 	{"store", "ledger", "vault"},
 	{"archive", "catalog"},
 	{"search", "index", "auth"},
-	{"posture", "ingest", "source", "export", "delivery"},
+	{"posture", "target", "ingest", "source", "export", "delivery"},
 	{"web", "journal"},
 	{"server"},
 	{"mailtest"}, // for tests

@@ -157,7 +157,7 @@ To begin for real:     letterhold init DIR --key-file FILE
 	f.StringVar(&e.keyFile, "key-file", e.getenv("LETTERHOLD_KEY_FILE"), "key file that opens it (LETTERHOLD_KEY_FILE)")
 	f.StringVar(&e.passphraseFile, "passphrase-file", "", "file that holds the passphrase")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(initCmd(e), importCmd(e), runsCmd(e), profileCmd(e), tokenCmd(e), journalCmd(e), searchCmd(e), showCmd(e), exportCmd(e), statsCmd(e), mailboxCmd(e), verifyCmd(e), repairCmd(e), compactCmd(e),
+	root.AddCommand(initCmd(e), importCmd(e), runsCmd(e), profileCmd(e), tokenCmd(e), journalCmd(e), searchCmd(e), showCmd(e), exportCmd(e), restoreMailCmd(e), targetCmd(e), statsCmd(e), mailboxCmd(e), verifyCmd(e), repairCmd(e), compactCmd(e),
 		backupCmd(e), restoreCmd(e), keyCmd(e), recoverCmd(e), serveCmd(e), unlockCmd(e), tryCmd(e), versionCmd(e), doctorCmd(e), configCmd(e), checkpointCmd(e), userCmd(e))
 	walk(root, func(c *cobra.Command) {
 		c.SuggestionsMinimumDistance = 2

@@ -82,21 +82,7 @@ func allHits(ctx context.Context, o *server.Opened, query string, zone *time.Loc
 		if strings.TrimSpace(query) == "" {
 			return everyMessage(ctx, o, fn)
 		}
-		req := search.Request{Query: query, Scope: everything, Limit: search.MaxLimit, Zone: zone}
-		for {
-			r, err := o.Search.Search(ctx, req)
-			if err != nil {
-				return err
-			}
-			for _, h := range r.Hits {
-				if err := fn(h); err != nil {
-					return err
-				}
-			}
-			if req.After = r.Next; req.After == "" {
-				return nil
-			}
-		}
+		return o.Search.Each(ctx, search.Request{Query: query, Scope: everything, Zone: zone}, fn)
 	}
 }
 

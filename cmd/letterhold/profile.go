@@ -20,16 +20,13 @@ import (
 
 // profileFlags are the options of a profile on the command line.
 type profileFlags struct {
-	p             ingest.Profile
-	ca, password  string
-	every         time.Duration
-	bandwidth     string
-	folders       []string
-	exclude       []string
-	insecure      string
-	until         string
-	owner, reason string
-	disabled      bool
+	connectionFlags
+	p         ingest.Profile
+	every     time.Duration
+	folders   []string
+	exclude   []string
+	disabled  bool
+	bandwidth string
 }
 
 func (x *profileFlags) register(c *cobra.Command) {
@@ -39,8 +36,6 @@ func (x *profileFlags) register(c *cobra.Command) {
 	f.BoolVar(&x.p.Multidrop, "multidrop", false, "the account holds everybody's mail: whose it is, is decided by the addresses of mailboxes")
 	f.StringVar(&x.password, "password-file", "", `file with the account's password, "-" for standard input; it is sealed and never shown again`)
 	f.StringVar(&x.p.Token, "token-source", "", "where a token for the account comes from, instead of a password: letterhold token add")
-	f.StringVar(&x.ca, "ca", "", "file with the authority (PEM) that vouches for the server")
-	f.StringVar(&x.p.Pin, "pin", "", "SHA-256 of the server's key, to trust this key alone")
 	f.DurationVar(&x.every, "every", 0, "collect again after this time: 5m or more; without it, by hand")
 	f.StringVar(&x.p.At, "at", "", `collect daily ("02:30") or weekly ("Mon 02:30")`)
 	f.StringVar(&x.p.Window, "window", "", "collect only between these times of the day: 22:00-06:00")
@@ -50,11 +45,7 @@ func (x *profileFlags) register(c *cobra.Command) {
 	f.IntVar(&x.p.DeleteAfter, "delete-after", 0, "delete at the source what is archived and older than so many days; 0: delete nothing")
 	f.StringVar(&x.bandwidth, "bandwidth", "", `read no faster than this in a second: "2MB", "500kB"; 0: no limit`)
 	f.IntVar(&x.p.Connections, "connections", 1, "folders of an IMAP account that are read at a time, each over a connection of its own")
-	f.StringSliceVar(&x.p.AllowNet, "allow-net", nil, "network (CIDR) of this machine or its neighbours that may be reached; repeatable")
-	f.StringVar(&x.insecure, "allow-insecure", "", "an exception, for 30 days at most: unverified or cleartext; needs --until, --owner, --reason")
-	f.StringVar(&x.until, "until", "", "when the exception ends (2026-12-31)")
-	f.StringVar(&x.owner, "owner", "", "who answers for the exception")
-	f.StringVar(&x.reason, "reason", "", "why the exception is needed")
+	x.connectionFlags.register(c)
 	f.BoolVar(&x.disabled, "disabled", false, "do not run it by itself")
 }
 
@@ -62,9 +53,9 @@ func (x *profileFlags) register(c *cobra.Command) {
 func (x *profileFlags) apply(e *env, c *cobra.Command, p *ingest.Profile, now time.Time) error {
 	given := c.Flags().Changed
 	for name, set := range map[string]func(){
-		"from": func() { p.From = x.p.From }, "mailbox": func() { p.Mailbox = x.p.Mailbox }, "multidrop": func() { p.Multidrop = x.p.Multidrop }, "pin": func() { p.Pin = x.p.Pin }, "every": func() { p.Every = ingest.Duration(x.every) },
+		"from": func() { p.From = x.p.From }, "mailbox": func() { p.Mailbox = x.p.Mailbox }, "multidrop": func() { p.Multidrop = x.p.Multidrop }, "every": func() { p.Every = ingest.Duration(x.every) },
 		"at": func() { p.At = x.p.At }, "window": func() { p.Window = x.p.Window }, "folders": func() { p.Include = x.folders }, "exclude": func() { p.Exclude = x.exclude },
-		"target": func() { p.Target = x.p.Target }, "delete-after": func() { p.DeleteAfter = x.p.DeleteAfter }, "connections": func() { p.Connections = x.p.Connections }, "token-source": func() { p.Token = x.p.Token }, "allow-net": func() { p.AllowNet = x.p.AllowNet }, "disabled": func() { p.Enabled = !x.disabled },
+		"target": func() { p.Target = x.p.Target }, "delete-after": func() { p.DeleteAfter = x.p.DeleteAfter }, "connections": func() { p.Connections = x.p.Connections }, "token-source": func() { p.Token = x.p.Token }, "disabled": func() { p.Enabled = !x.disabled },
 	} {
 		if given(name) {
 			set()
@@ -77,38 +68,10 @@ func (x *profileFlags) apply(e *env, c *cobra.Command, p *ingest.Profile, now ti
 		}
 		p.Bandwidth = n
 	}
-	if given("ca") {
-		p.CA = ""
-		if x.ca != "" {
-			b, err := os.ReadFile(e.path(x.ca))
-			if err != nil {
-				return err
-			}
-			p.CA = string(b)
-		}
-	}
-	return x.exception(c, p, now)
-}
-
-func (x *profileFlags) exception(c *cobra.Command, p *ingest.Profile, now time.Time) error {
-	if !c.Flags().Changed("allow-insecure") {
-		return nil
-	}
-	if x.insecure == "" {
-		p.Exception = nil
-		return nil
-	}
-	if x.until == "" || x.owner == "" || x.reason == "" {
-		return usage("an exception needs --until, --owner and --reason")
-	}
-	until, err := time.Parse(time.DateOnly, x.until)
-	if err != nil {
-		if until, err = time.Parse(time.RFC3339, x.until); err != nil {
-			return usage("--until %s: it is a date like 2026-12-31", x.until)
-		}
-	}
-	p.Exception = &ingest.Exception{Kind: x.insecure, Owner: x.owner, Reason: x.reason, Since: now.UTC().Truncate(time.Second), Until: until.UTC()}
-	return nil
+	to := p.Connection()
+	err := x.connectionFlags.apply(e, c, &to, now)
+	p.SetConnection(to)
+	return err
 }
 
 // secretFile reads a password: one line, of a file or standard input.

@@ -44,14 +44,14 @@ func (e *env) collect(use, short, long string, start func(*ingest.Runner, contex
 				e.printf("running; follow it with: letterhold profile log %q\n", p.Name)
 				return nil
 			}
-			out, err := e.follow(o, p, await)
+			out, err := e.follow("collecting", o.Runner.Live, p.ID, await)
 			if err == nil {
 				err = o.Index.Wait(ctx)
 			}
 			if out == nil {
 				return err
 			}
-			return errors.Join(e.reportRun(out, js), err)
+			return errors.Join(e.reportRun(out, "archived", js), err)
 		})
 	}}
 	c.Flags().BoolVar(&wait, "wait", false, "wait for the end")
@@ -60,8 +60,8 @@ func (e *env) collect(use, short, long string, start func(*ingest.Runner, contex
 }
 
 // follow waits for a run and shows its progress.
-func (e *env) follow(o *server.Opened, p *ingest.Profile, await func() (*ingest.Outcome, error)) (*ingest.Outcome, error) {
-	bar := e.progress("collecting")
+func (e *env) follow(what string, live func() []ingest.Progress, id int64, await func() (*ingest.Outcome, error)) (*ingest.Outcome, error) {
+	bar := e.progress(what)
 	defer bar.end()
 	stop := make(chan struct{})
 	defer close(stop)
@@ -72,8 +72,8 @@ func (e *env) follow(o *server.Opened, p *ingest.Profile, await func() (*ingest.
 				return
 			case <-time.After(200 * time.Millisecond):
 			}
-			for _, l := range o.Runner.Live() {
-				if l.Profile == p.ID {
+			for _, l := range live() {
+				if l.Profile == id {
 					showProgress(bar, &l)
 				}
 			}
@@ -97,7 +97,8 @@ func showProgress(bar *progress, l *ingest.Progress) {
 	bar.set(l.Bytes, all, note)
 }
 
-func (e *env) reportRun(out *ingest.Outcome, js bool) error {
+// reportRun says what became of a run; done is the word for what it is for.
+func (e *env) reportRun(out *ingest.Outcome, done string, js bool) error {
 	if js {
 		if err := e.printJSON(out); err != nil {
 			return err
@@ -106,7 +107,7 @@ func (e *env) reportRun(out *ingest.Outcome, js bool) error {
 		for _, f := range out.Failures {
 			e.printf("failed: %s: %s\n", f.Where, f.Reason)
 		}
-		e.printf("%s: %s\n", out.State, sum(out.Counts))
+		e.printf("%s: %s\n", out.State, sumAs(out.Counts, done))
 		e.printCauses(out.Causes)
 		if d := out.Deletion; d != nil {
 			e.printf("deleted at the source: %d messages, %s; %d that are old enough stay\n", d.Count, human(d.Bytes), len(d.Kept))
@@ -147,20 +148,8 @@ func profileLog(e *env) *cobra.Command {
 		Use: "log NAME", Short: "Show the log of the last run", Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return e.withProfile(c.Context(), args[0], func(o *server.Opened, p *ingest.Profile) error {
-				return o.Archive.State().View(c.Context(), func(v catalog.View) error {
-					rs, err := v.RunsOf(p.ID, 1)
-					if err != nil || len(rs) == 0 {
-						return err
-					}
-					lines, err := v.Lines(rs[0].ID, limit)
-					for _, l := range lines {
-						e.printf("%s  %s\n", l.Time.Format("2006-01-02 15:04:05"), l.Text)
-					}
-					e.printf("%s: %s\n", rs[0].State, sum(rs[0].Counts))
-					e.printCauses(ingest.Causes(rs[0].Failures))
-					e.printLive(o, p)
-					return err
-				})
+				defer e.printLive(o, p)
+				return e.showLog(c.Context(), o, p.ID, limit, "archived")
 			})
 		},
 	}
@@ -184,6 +173,23 @@ func (e *env) printLive(o *server.Opened, p *ingest.Profile) {
 		}
 		e.printf("\n")
 	}
+}
+
+// showLog prints the log of the last run of a profile or target.
+func (e *env) showLog(ctx context.Context, o *server.Opened, id int64, limit int, done string) error {
+	return o.Archive.State().View(ctx, func(v catalog.View) error {
+		rs, err := v.RunsOf(id, 1)
+		if err != nil || len(rs) == 0 {
+			return err
+		}
+		lines, err := v.Lines(rs[0].ID, limit)
+		for _, l := range lines {
+			e.printf("%s  %s\n", l.Time.Format("2006-01-02 15:04:05"), plain(l.Text))
+		}
+		e.printf("%s: %s\n", rs[0].State, sumAs(rs[0].Counts, done))
+		e.printCauses(ingest.Causes(rs[0].Failures))
+		return err
+	})
 }
 
 func profileMissed(e *env) *cobra.Command {

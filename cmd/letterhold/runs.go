@@ -128,6 +128,9 @@ func (e *env) showRun(ctx context.Context, o *server.Opened, arg string, js bool
 }
 
 // sum says what became of everything that was seen.
-func sum(c catalog.Counts) string {
-	return fmt.Sprintf("%d seen = %d archived + %d already there + %d skipped by rule + %d failed", c.Seen, c.Archived, c.Present, c.Skipped, c.Failed)
+func sum(c catalog.Counts) string { return sumAs(c, "archived") }
+
+// sumAs is sum with another word for what was done.
+func sumAs(c catalog.Counts, done string) string {
+	return fmt.Sprintf("%d seen = %d %s + %d already there + %d skipped by rule + %d failed", c.Seen, c.Archived, done, c.Present, c.Skipped, c.Failed)
 }

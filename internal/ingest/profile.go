@@ -105,22 +105,13 @@ func (p *Profile) Check(now time.Time) error {
 	if err != nil {
 		return err
 	}
-	if _, err := p.trust(); err != nil {
+	if err := p.timing().Check(); err != nil {
 		return err
-	}
-	if _, err := tlsconf.ParseNets(p.AllowNet); err != nil {
-		return err
-	}
-	if every := time.Duration(p.Every); every != 0 && every < minEvery {
-		return fmt.Errorf("every %s: the least is %s", every, minEvery)
 	}
 	for _, pattern := range slices.Concat(p.Include, p.Exclude) {
 		if _, err := path.Match(pattern, ""); err != nil {
 			return fmt.Errorf("folders %q: %w", pattern, err)
 		}
-	}
-	if err := p.schedule().check(); err != nil {
-		return err
 	}
 	if way, yes := token.Passwordless(e.host); yes && p.Token == "" {
 		return fmt.Errorf("%s: %s (--token-source)", e.host, way)
@@ -128,13 +119,10 @@ func (p *Profile) Check(now time.Time) error {
 	if p.Token != "" && e.scheme == "folder" {
 		return errors.New("a folder needs no token")
 	}
-	if err := p.checkLimits(e); err != nil {
+	if err := errors.Join(p.checkLimits(e), p.checkDelete(e)); err != nil {
 		return err
 	}
-	if err := p.checkDelete(e); err != nil {
-		return err
-	}
-	return p.checkException(e, now)
+	return p.Connection().Check(e.host, now)
 }
 
 const (
@@ -157,27 +145,17 @@ func (p *Profile) checkLimits(e endpoint) error {
 	return nil
 }
 
-func (p *Profile) checkException(e endpoint, now time.Time) error {
-	x := p.Exception
-	if x == nil {
-		return nil
-	}
-	switch {
-	case x.Kind != Unverified && x.Kind != Cleartext:
-		return fmt.Errorf("exception %q: it is %s or %s", x.Kind, Unverified, Cleartext)
-	case x.Owner == "" || x.Reason == "":
-		return errors.New("an exception needs somebody who answers for it (--owner) and a reason (--reason)")
-	case !x.Until.After(now):
-		return errors.New("the exception would have ended already (--until)")
-	case x.Until.Sub(now) > MaxException:
-		return fmt.Errorf("an exception ends after 30 days at most: by %s", now.Add(MaxException).Format(time.DateOnly))
-	case e.scheme == "folder":
-		return errors.New("a folder needs no exception")
-	case token.Known(e.host):
-		return fmt.Errorf("%s offers verified encryption: no exception is made for it", e.host)
-	}
-	return nil
+// Connection is how the profile's server is reached.
+func (p *Profile) Connection() Connection {
+	return Connection{p.AllowNet, p.CA, p.Pin, p.Exception}
 }
+
+// SetConnection changes how the profile's server is reached.
+func (p *Profile) SetConnection(c Connection) {
+	p.AllowNet, p.CA, p.Pin, p.Exception = c.AllowNet, c.CA, c.Pin, c.Exception
+}
+
+func (p *Profile) timing() Timing { return Timing{p.Every, p.At, p.Window} }
 
 // endpoint is what the profile's URL says.
 type endpoint struct {
@@ -234,15 +212,6 @@ func (p *Profile) endpoint() (e endpoint, err error) {
 	return e, nil
 }
 
-func (p *Profile) trust() (t tlsconf.Trust, err error) {
-	t.CA = []byte(p.CA)
-	if p.Pin != "" {
-		t.Pin, err = tlsconf.ParsePin(p.Pin)
-	}
-	t.Unverified = p.Exception != nil && p.Exception.Kind == Unverified
-	return t, err
-}
-
 // ErrException: the exception that a profile rests on has ended.
 var ErrException = errors.New("the exception has ended: the profile rests and the mail stays at its source")
 
@@ -252,16 +221,17 @@ func (p *Profile) open(a *archive.Archive, r *Runner, missed []catalog.Missed, n
 	if err != nil {
 		return nil, err
 	}
-	if x := p.Exception; x != nil && !a.Now().Before(x.Until) {
+	if p.Exception.Over(a.Now()) {
 		return nil, ErrException
 	}
 	if e.scheme == "folder" {
 		return &source.Drop{Dir: e.path}, nil
 	}
-	o, err := p.options(e, a.Now)
+	o, err := p.Connection().Options(e.host, e.port, e.security, a.Now)
 	if err != nil {
 		return nil, err
 	}
+	o.Dialer.Limit = tlsconf.NewLimit(p.Bandwidth)
 	var retry []source.Ref
 	for _, m := range missed {
 		if m.Tries < maxTries {
@@ -276,15 +246,6 @@ func (p *Profile) open(a *archive.Archive, r *Runner, missed []catalog.Missed, n
 
 // maxTries is how often a message that fails is tried by itself.
 const maxTries = 5
-
-func (p *Profile) options(e endpoint, now func() time.Time) (imapclient.Options, error) {
-	nets, err := tlsconf.ParseNets(p.AllowNet)
-	if err != nil {
-		return imapclient.Options{}, err
-	}
-	trust, err := p.trust()
-	return imapclient.Options{Dialer: &tlsconf.Dialer{Allow: nets, Limit: tlsconf.NewLimit(p.Bandwidth)}, Host: e.host, Port: e.port, Security: e.security, Trust: trust, Now: now, Literal: archive.MaxMessage}, err
-}
 
 // folder is where a message goes in the archive: the pattern with {folder},
 // {account}, {user} and {domain} replaced.
@@ -406,29 +367,29 @@ type schedule struct {
 
 var weekdays = []string{"sun", "mon", "tue", "wed", "thu", "fri", "sat"}
 
-func (p *Profile) schedule() schedule {
-	s := schedule{every: time.Duration(p.Every), day: -1, minute: -1}
-	if p.At != "" {
-		fields := strings.Fields(strings.ToLower(p.At))
+func (t Timing) schedule() schedule {
+	s := schedule{every: time.Duration(t.Every), day: -1, minute: -1}
+	if t.At != "" {
+		fields := strings.Fields(strings.ToLower(t.At))
 		if len(fields) == 2 {
 			s.day = slices.IndexFunc(weekdays, func(d string) bool { return strings.HasPrefix(fields[0], d) })
 			if s.day < 0 {
-				s.err = fmt.Errorf("time %q: it is written 02:30, or Mon 02:30", p.At)
+				s.err = fmt.Errorf("time %q: it is written 02:30, or Mon 02:30", t.At)
 			}
 			fields = fields[1:]
 		}
 		var err error
 		if s.minute, err = clock(fields[0]); err != nil || len(fields) != 1 {
-			s.err = fmt.Errorf("time %q: it is written 02:30, or Mon 02:30", p.At)
+			s.err = fmt.Errorf("time %q: it is written 02:30, or Mon 02:30", t.At)
 		}
 	}
-	if p.Window != "" {
-		a, b, ok := strings.Cut(p.Window, "-")
+	if t.Window != "" {
+		a, b, ok := strings.Cut(t.Window, "-")
 		var err1, err2 error
 		s.from, err1 = clock(a)
 		s.to, err2 = clock(b)
 		if !ok || err1 != nil || err2 != nil || s.from == s.to {
-			s.err = fmt.Errorf("time window %q: it is written 22:00-06:00", p.Window)
+			s.err = fmt.Errorf("time window %q: it is written 22:00-06:00", t.Window)
 		}
 	}
 	return s

@@ -87,7 +87,7 @@ func (r *Runner) startDue(ctx context.Context) error {
 const scheduled = "schedule"
 
 func (r *Runner) due(ctx context.Context, p *Profile) (bool, error) {
-	if x := p.Exception; !p.Enabled || x != nil && !r.a.Now().Before(x.Until) {
+	if !p.Enabled || p.Exception.Over(r.a.Now()) {
 		return false, nil
 	}
 	var last []catalog.Run
@@ -99,7 +99,7 @@ func (r *Runner) due(ctx context.Context, p *Profile) (bool, error) {
 		return false, err
 	}
 	if len(last) == 0 {
-		return p.schedule().due(p.Created, r.a.Now()) || p.Every > 0, nil
+		return p.timing().Due(time.Time{}, p.Created, r.a.Now()), nil
 	}
 	switch last[0].State {
 	case catalog.RunRunning: // a stop interrupted it
@@ -107,7 +107,7 @@ func (r *Runner) due(ctx context.Context, p *Profile) (bool, error) {
 	case catalog.RunPaused:
 		return false, nil
 	}
-	return p.schedule().due(last[0].Started, r.a.Now()), nil
+	return p.timing().Due(last[0].Started, p.Created, r.a.Now()), nil
 }
 
 // Import imports files. The same import is not run twice at a time: the second

@@ -16,6 +16,7 @@ import (
 	"github.com/letterhold/letterhold/internal/posture"
 	"github.com/letterhold/letterhold/internal/seal"
 	"github.com/letterhold/letterhold/internal/search"
+	"github.com/letterhold/letterhold/internal/target"
 )
 
 // Credential is the name of the systemd credential that holds a key file.
@@ -28,6 +29,7 @@ type Opened struct {
 	Index   *index.Index
 	Search  *search.Searcher
 	Runner  *ingest.Runner
+	Targets *target.Runner
 
 	// Link makes a one-time link that makes an account; nil without a server.
 	Link func(mailbox int64) (string, error)
@@ -73,7 +75,16 @@ func OpenArchive(dir string, secret func() (seal.Secret, error), o archive.Optio
 	}
 	x.Search = search.New(x.Archive, x.Index)
 	x.Runner = ingest.NewRunner(x.Archive)
+	x.Targets = target.NewRunner(x.Archive, x.find)
 	return x, nil
+}
+
+// find walks the hits of a target's query among all mail.
+func (x *Opened) find(ctx context.Context, query string, fn func(catalog.Hit) error) error {
+	if err := x.Index.Wait(ctx); err != nil {
+		return err
+	}
+	return x.Search.Each(ctx, search.Request{Query: query, Scope: catalog.Scope{All: true}}, fn)
 }
 
 // Posture looks for what is weaker than it should be. keyFile is "" if only the
@@ -121,6 +132,9 @@ func (x *Opened) RebuildIndex(who string) error {
 func (x *Opened) Close() (err error) {
 	if x.Runner != nil {
 		x.Runner.Close()
+	}
+	if x.Targets != nil {
+		x.Targets.Close()
 	}
 	if x.Index != nil {
 		err = x.Index.Close()

@@ -281,7 +281,7 @@ func (s *Server) settleRefusals(ctx context.Context) {
 	}
 }
 
-// collect runs profiles once somebody has opened the archive.
+// collect runs profiles and targets once somebody has opened the archive.
 func (s *Server) collect(ctx context.Context) {
 	for s.opened.Load() == nil {
 		select {
@@ -290,7 +290,10 @@ func (s *Server) collect(ctx context.Context) {
 		case <-time.After(time.Second):
 		}
 	}
+	var targets sync.WaitGroup
+	targets.Go(func() { s.opened.Load().Targets.Serve(ctx) })
 	s.opened.Load().Runner.Serve(ctx)
+	targets.Wait()
 }
 
 // url is how a browser on this machine reaches the server.
