@@ -139,7 +139,10 @@ func profileAdd(e *env) *cobra.Command {
 		Long: `Adds a profile. Connections are encrypted and certificates verified; a private
 authority is named with --ca, a single key with --pin. A weaker connection is an
 exception: it needs somebody who answers for it, a reason, and an end of at most
-30 days, after which the profile rests and the mail stays at its source.`,
+30 days, after which the profile rests and the mail stays at its source.
+
+With --from user@host the server is asked how it is reached best: with TLS from
+the first byte, else with STARTTLS, by IMAP, else by POP3.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			if x.p.Multidrop && x.p.Mailbox == "" {
@@ -158,6 +161,9 @@ exception: it needs somebody who answers for it, a reason, and an end of at most
 				if err := x.apply(e, c, p, o.Archive.Now()); err != nil {
 					return err
 				}
+				if err := e.probe(c.Context(), o, p); err != nil {
+					return err
+				}
 				if err := p.Check(o.Archive.Now()); err != nil {
 					return usageError{err}
 				}
@@ -171,6 +177,35 @@ exception: it needs somebody who answers for it, a reason, and an end of at most
 	}
 	x.register(c)
 	return c
+}
+
+// probe finds out how a server is reached, where only user@host is given.
+func (e *env) probe(ctx context.Context, o *server.Opened, p *ingest.Profile) error {
+	if strings.Contains(p.From, "://") || strings.HasPrefix(p.From, "folder:") {
+		return nil
+	}
+	url, err := ingest.Probe(ctx, p.From, p.Connection(), o.Archive.Now)
+	var x *ingest.CertificateError
+	if errors.As(err, &x) {
+		e.showChain(e.stderr, x.Chain)
+	}
+	if err != nil {
+		return err
+	}
+	p.From = url
+	e.printf("reached best at %s\n", url)
+	return nil
+}
+
+// showChain prints the certificates that a server showed, and how they could be
+// trusted: after a comparison with what its administrator says.
+func (e *env) showChain(w io.Writer, chain []ingest.Shown) {
+	for _, x := range chain {
+		fmt.Fprintf(w, "  the server showed %s, issued by %s, valid until %s\n  key SHA-256 %s\n", plain(x.Subject), plain(x.Issuer), x.Until.Format(time.DateOnly), x.Pin)
+	}
+	if len(chain) > 0 {
+		fmt.Fprintf(w, "  If that is right, trust this key alone with --pin %s, or its authority with --ca FILE.\n", chain[0].Pin)
+	}
 }
 
 func profileEdit(e *env) *cobra.Command {
@@ -306,9 +341,7 @@ func (e *env) reportTest(t *ingest.Tested, js bool) error {
 		for _, s := range t.Steps {
 			e.printf("%-8s %-7s %s\n", s.Step, map[bool]string{true: "ok", false: "FAILED"}[s.OK], s.Detail)
 			if !s.OK && s.Step == tlsconf.StepTLS {
-				for _, x := range t.Chain {
-					e.printf("  the server showed %s, issued by %s, valid until %s\n  key SHA-256 %s\n", x.Subject, x.Issuer, x.Until.Format(time.DateOnly), x.Pin)
-				}
+				e.showChain(e.stdout, t.Chain)
 			}
 		}
 		for _, f := range t.Folders {
