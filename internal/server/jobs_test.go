@@ -136,4 +136,5 @@ func TestJobsAreFollowed(t *testing.T) {
 	if got := eval[string](b, `[window.marked, document.querySelectorAll("#jobs").length, document.querySelectorAll("#live").length, document.activeElement.tagName].join(" ")`); got != "true 1 1 BODY" {
 		t.Error("the page was loaded anew, or took the focus:", got)
 	}
+	b.check(axe(t), "/admin/jobs")
 }
