@@ -1,7 +1,10 @@
 package ingest_test
 
 import (
+	"bytes"
 	"fmt"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -9,6 +12,7 @@ import (
 	"github.com/letterhold/letterhold/internal/catalog"
 	"github.com/letterhold/letterhold/internal/imapclient"
 	"github.com/letterhold/letterhold/internal/ingest"
+	"github.com/letterhold/letterhold/internal/mailtest"
 	"github.com/letterhold/letterhold/internal/tlsconf"
 )
 
@@ -75,5 +79,43 @@ func TestProgress(t *testing.T) {
 	out, err := wait()
 	if err != nil || out.Archived != 15 {
 		t.Errorf("%+v %v", out, err)
+	}
+}
+
+// An import under way is among the live runs, as long as it is.
+func TestLiveImport(t *testing.T) {
+	a := mailtest.Archive(t, nil)
+	r := ingest.NewRunner(a)
+	t.Cleanup(r.Close)
+	var box bytes.Buffer
+	for i := range 3000 {
+		fmt.Fprintf(&box, "From x Thu Mar 12 09:14:00 2026\n%s\n\n", mail(i))
+	}
+	file := filepath.Join(t.TempDir(), "box.mbox")
+	if err := os.WriteFile(file, box.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := r.Import(ctx, ingest.Import{Paths: []string{file}, Mailbox: "m", Who: "test"})
+		ended <- err
+	}()
+	seen := int64(0)
+	for {
+		select {
+		case err := <-ended:
+			if err != nil || seen == 0 || len(r.Live()) != 0 {
+				t.Errorf("%v; %d messages were seen on the way; %v", err, seen, r.Live())
+			}
+			return
+		default:
+		}
+		for _, l := range r.Live() {
+			if l.Profile != 0 || l.Run == 0 {
+				t.Errorf("%+v", l)
+			}
+			seen = max(seen, l.Seen)
+		}
+		time.Sleep(time.Millisecond)
 	}
 }

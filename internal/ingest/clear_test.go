@@ -4,11 +4,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -187,7 +190,8 @@ func TestAlteredStays(t *testing.T) {
 	w.wantLeft(t, "", "b")
 }
 
-// A message that failed stays.
+// A message that failed stays, even if it can be had again and the archive has
+// the same from elsewhere: nobody has collected it here.
 func TestMissedStays(t *testing.T) {
 	w := newWorld(t)
 	for i := range 3 {
@@ -200,6 +204,8 @@ func TestMissedStays(t *testing.T) {
 	if err := os.Mkdir(bad, 0o700); err != nil {
 		t.Fatal(err)
 	}
+	when := time.Now().AddDate(0, 0, -40)
+	os.Chtimes(bad, when, when) // Dovecot remembers when a message came
 	p := w.profile(t, w.d.IMAPS, func(p *ingest.Profile) { p.DeleteAfter = 30 })
 	out := w.run(t, p)
 	w.want(t, out, catalog.RunPartial, 2, 0, 1)
@@ -207,6 +213,26 @@ func TestMissedStays(t *testing.T) {
 		t.Errorf("%+v", out.Deletion)
 	}
 	w.wantLeft(t, "", "1")
+	for range 4 {
+		w.want(t, w.run(t, p), catalog.RunPartial, 0, 0, 1)
+	}
+	os.Remove(bad)
+	w.put(t, "", "1.m:2,S", mail(0), 40)
+	out = w.run(t, p) // it was tried often enough
+	w.want(t, out, catalog.RunDone, 0, 0, 0)
+	if out.Deletion.Count != 0 {
+		t.Errorf("%+v", out.Deletion)
+	}
+	w.wantLeft(t, "", "1")
+	wait, err := w.r.Retry(ctx, p, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err = wait()
+	if err != nil || out.Present != 1 || out.Deletion.Count != 1 {
+		t.Errorf("%+v %+v %v", out, out.Deletion, err)
+	}
+	w.wantLeft(t, "")
 }
 
 func TestAnotherUIDValidity(t *testing.T) {
@@ -378,3 +404,63 @@ func TestChecksOfRules(t *testing.T) {
 		}
 	}
 }
+
+// A run with nothing to delete reads no mail: neither what is young nor what is
+// flagged, nor what was found to differ before.
+func TestNothingToDeleteCostsLittle(t *testing.T) {
+	w := newWorld(t)
+	big := strings.Repeat("0123456789\n", 10_000)
+	for i := range 10 {
+		w.put(t, "", fmt.Sprintf("young%d.m:2,S", i), append(mail(i), big...), 20)
+		w.put(t, "", fmt.Sprintf("flagged%d.m:2,FS", i), append(mail(20+i), big...), 40)
+		w.put(t, "", fmt.Sprintf("altered%d.m:2,S", i), append(mail(40+i), big...), 40)
+	}
+	var bytes atomic.Int64
+	port := startCounter(t, w.d.IMAPS, &bytes)
+	p := w.profile(t, port, nil)
+	w.want(t, w.run(t, p), catalog.RunDone, 30, 0, 0)
+	if n := bytes.Load(); n < 3_000_000 {
+		t.Fatalf("%d bytes for all", n)
+	}
+	for i := range 10 {
+		w.put(t, "", fmt.Sprintf("altered%d.m:2,S", i), append([]byte(strings.Replace(string(mail(40+i)), "Text", "text", 1)), big...), 40)
+	}
+	p.DeleteAfter = 30
+	for round, most := range []int64{1_500_000, 30_000} {
+		bytes.Store(0)
+		out := w.run(t, p)
+		if n := bytes.Load(); out.Seen != 0 || out.Deletion.Count != 0 || n > most {
+			t.Errorf("round %d: %d bytes, %+v %+v", round, n, out.Counts, out.Deletion)
+		}
+	}
+}
+
+// startCounter passes connections on and counts what the server says.
+func startCounter(t *testing.T, to int, bytes *atomic.Int64) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			in, err := l.Accept()
+			if err != nil {
+				return
+			}
+			out, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", to))
+			if err != nil {
+				in.Close()
+				continue
+			}
+			go func() { io.Copy(out, in); out.Close() }()
+			go func() { io.Copy(io.MultiWriter(in, adder{bytes}), out); in.Close() }()
+		}
+	}()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+type adder struct{ n *atomic.Int64 }
+
+func (a adder) Write(p []byte) (int, error) { a.n.Add(int64(len(p))); return len(p), nil }

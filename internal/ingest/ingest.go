@@ -46,7 +46,10 @@ type Report struct {
 
 // Run imports and returns the report, also with an error.
 func Run(ctx context.Context, a *archive.Archive, im Import) (*Report, error) {
-	in := newIntake(a)
+	return newIntake(a).importFiles(ctx, im)
+}
+
+func (in *intake) importFiles(ctx context.Context, im Import) (*Report, error) {
 	in.told = im.Progress
 	start := time.Now()
 	err := in.runImport(ctx, im)
@@ -175,6 +178,8 @@ func (im *Import) what() string {
 
 // beginImport finds the run that was interrupted, or starts one.
 func (in *intake) beginImport(ctx context.Context, im Import) error {
+	in.mu.Lock() // people look already
+	defer in.mu.Unlock()
 	what := im.what()
 	var old *catalog.Run
 	err := in.a.State().View(ctx, func(v catalog.View) (err error) {

@@ -27,8 +27,8 @@ type Runner struct {
 	a *archive.Archive
 
 	mu      sync.Mutex
-	live    map[int64]*live // by profile
-	imports map[string]bool // under way, by what is imported into where
+	live    map[int64]*live    // by profile
+	imports map[string]*intake // under way, by what is imported into where
 	tokens  tokens
 	runs    sync.WaitGroup
 }
@@ -43,7 +43,7 @@ type live struct {
 
 // NewRunner returns the runner of an archive.
 func NewRunner(a *archive.Archive) *Runner {
-	return &Runner{a: a, live: map[int64]*live{}, imports: map[string]bool{}}
+	return &Runner{a: a, live: map[int64]*live{}, imports: map[string]*intake{}}
 }
 
 // tick is how often the schedule is looked at.
@@ -113,24 +113,26 @@ func (r *Runner) due(ctx context.Context, p *Profile) (bool, error) {
 // Import imports files. The same import is not run twice at a time: the second
 // would take the first for one that was interrupted.
 func (r *Runner) Import(ctx context.Context, im Import) (*Report, error) {
+	in := newIntake(r.a)
+	if im.DryRun {
+		return in.importFiles(ctx, im)
+	}
 	what := im.what()
 	r.mu.Lock()
-	busy := r.imports[what]
-	if !busy && !im.DryRun {
-		r.imports[what] = true
+	busy := r.imports[what] != nil
+	if !busy {
+		r.imports[what] = in
 	}
 	r.mu.Unlock()
-	if busy && !im.DryRun {
+	if busy {
 		return &Report{Failures: []catalog.Failure{}}, ErrImporting
 	}
 	defer func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		if !im.DryRun {
-			delete(r.imports, what)
-		}
+		delete(r.imports, what)
 	}()
-	return Run(ctx, r.a, im)
+	return in.importFiles(ctx, im)
 }
 
 // Errors of runs.
@@ -228,7 +230,7 @@ func (r *Runner) Close() {
 // Progress is a run under way, for people.
 type Progress struct {
 	Run     int64     `json:"run"`
-	Profile int64     `json:"profile"`
+	Profile int64     `json:"profile"` // 0: an import
 	Started time.Time `json:"started"`
 	Step    string    `json:"step"`
 	catalog.Counts
@@ -238,7 +240,7 @@ type Progress struct {
 	Left  *int64  `json:"left_seconds,omitempty"`
 }
 
-// Live returns the runs under way.
+// Live returns the runs under way, of profiles and imports.
 func (r *Runner) Live() (out []Progress) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -246,6 +248,11 @@ func (r *Runner) Live() (out []Progress) {
 		p := l.intake.progress()
 		p.Profile, p.Step = id, l.step
 		out = append(out, p)
+	}
+	for _, in := range r.imports {
+		if p := in.progress(); p.Run != 0 {
+			out = append(out, p)
+		}
 	}
 	slices.SortFunc(out, func(a, b Progress) int { return int(a.Run - b.Run) })
 	return out

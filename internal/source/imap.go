@@ -21,7 +21,7 @@ import (
 	"github.com/letterhold/letterhold/internal/tlsconf"
 )
 
-// IMAP is an account on an IMAP server. It is only looked at: folders are
+// IMAP is an account on an IMAP server. A walk only looks: folders are
 // opened with EXAMINE, bodies are read with BODY.PEEK.
 //
 // The mark of a folder is "UIDVALIDITY UID MODSEQ": everything up to that UID

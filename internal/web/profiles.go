@@ -31,7 +31,8 @@ type profileView struct {
 	Started    time.Time
 	Counts     catalog.Counts
 	Error      string
-	Rate       string // of the run under way
+	Rate, Left string // of the run under way
+	Causes     []causeView
 	Strip      []stripView
 }
 
@@ -52,7 +53,9 @@ func (w *Web) profilesPage(r *request) error {
 	}
 	live := map[int64]ingest.Progress{}
 	for _, l := range w.runner.Live() {
-		live[l.Profile] = l
+		if l.Profile != 0 {
+			live[l.Profile] = l
+		}
 	}
 	v := profilesView{Running: len(live) > 0, Notice: r.notice()}
 	for _, p := range ps {
@@ -62,9 +65,7 @@ func (w *Web) profilesPage(r *request) error {
 		}
 		if l, ok := live[p.ID]; ok {
 			x.Running, x.State, x.Started, x.Counts = true, catalog.RunRunning, l.Started, l.Counts
-			if spent := w.archive.Now().Sub(l.Started).Seconds(); spent >= 1 {
-				x.Rate = size(int64(float64(l.Bytes)/spent)) + "/s"
-			}
+			x.Causes, x.Rate, x.Left = nil, rate(l), left(l)
 		}
 		v.Profiles = append(v.Profiles, x)
 	}
@@ -86,6 +87,7 @@ func (w *Web) profile(r *request, p *ingest.Profile) (profileView, error) {
 			if n := len(rs[0].Failures); n > 0 && rs[0].State == catalog.RunFailed {
 				x.Error = rs[0].Failures[n-1].Reason
 			}
+			x.Causes = causesOf(r.lang, rs[0].Failures)
 		}
 		missed, err := v.Missed(p.ID, 10_000)
 		x.Missed = int64(len(missed))
@@ -99,6 +101,8 @@ func (r *request) notice() string {
 	switch r.URL.Query().Get("done") {
 	case "run":
 		return r.lang.T("profiles.done.run")
+	case "retry":
+		return r.lang.T("profiles.done.retry")
 	case "pause":
 		return r.lang.T("profiles.done.pause")
 	case "cancel":
@@ -128,7 +132,7 @@ func stateName(l *speech, state string) string {
 	return l.T("profiles.state.failed")
 }
 
-// profileAction runs, pauses or cancels a profile.
+// profileAction runs, retries, pauses or cancels a profile.
 func (w *Web) profileAction(r *request) error {
 	id, err := strconv.ParseInt(r.PathValue("id"), 10, 64)
 	if err != nil {
@@ -149,9 +153,13 @@ func (w *Web) profileAction(r *request) error {
 func (w *Web) act(r *request, p *ingest.Profile, action string) error {
 	var err error
 	switch action {
-	case "run":
+	case "run", "retry":
+		start := w.runner.Start
+		if action == "retry" {
+			start = w.runner.Retry
+		}
 		if err = w.archive.Record(archive.Act{What: "profile run by hand", Who: r.who.Name, Of: p.Name}); err == nil {
-			_, err = w.runner.Start(context.WithoutCancel(r.Context()), p, r.who.Name)
+			_, err = start(context.WithoutCancel(r.Context()), p, r.who.Name)
 		}
 	case "pause":
 		err = w.runner.Pause(p)
@@ -168,6 +176,10 @@ func (w *Web) act(r *request, p *ingest.Profile, action string) error {
 	case err != nil:
 		return err
 	}
-	http.Redirect(r.w, r.Request, "/admin/profiles?done="+action, http.StatusSeeOther)
+	to := "/admin/profiles"
+	if r.PostFormValue("from") == "jobs" {
+		to = "/admin/jobs"
+	}
+	http.Redirect(r.w, r.Request, to+"?done="+action, http.StatusSeeOther)
 	return nil
 }

@@ -97,6 +97,7 @@ var table = []route{
 	{"POST /settings/password", signedIn, (*Web).changePassword},
 	{"GET /posture", administrators, (*Web).posturePage},
 	{"GET /admin/profiles", administrators, (*Web).profilesPage},
+	{"GET /admin/jobs", administrators, (*Web).jobsPage},
 	{"POST /admin/profiles/{id}/{action}", administrators, (*Web).profileAction},
 	{"GET /m/{id}", signedIn, (*Web).messagePage},
 	{"GET /m/{id}/html", signedIn, (*Web).messageHTML},
