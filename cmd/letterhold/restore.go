@@ -29,8 +29,8 @@ func restoreMailCmd(e *env) *cobra.Command {
 		Long: `Puts the messages that a query finds, or the one with an id, into a mailbox on an
 IMAP server: with their dates and flags, into the folders that they come from, or
 into --folder. Folders that are missing are made. A message that is in the folder
-already, byte for byte but for line ends, is not put there twice. '*' is
-everything.
+already, byte for byte but for line ends, is not put there twice. By SMTP they are
+sent as they are to one recipient, each time. '*' is everything.
 
 A connection with an exception is recorded like that of a profile. What is left
 without: exit code 3.`,
@@ -76,8 +76,10 @@ without: exit code 3.`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&to.To, "to", "", "where to: imaps://user@host:port, imap:// (with mandatory STARTTLS)")
+	f.StringVar(&to.To, "to", "", "where to: imaps://user@host:port, imap:// (with mandatory STARTTLS), smtps://, smtp:// (the same)")
 	f.StringVar(&to.Folder, "folder", "", "folder there, with {folder} and {mailbox} of the archive: Restored/{folder}; default {folder}")
+	f.StringVar(&to.From, "from", "", "sender of the envelope, for SMTP")
+	f.StringVar(&to.Rcpt, "rcpt", "", "recipient of the envelope, for SMTP")
 	f.StringVar(&x.password, "password-file", "", `file with the account's password, "-" for standard input`)
 	x.register(c)
 	f.StringVar(&tz, "tz", "UTC", "time zone of dates in the query")

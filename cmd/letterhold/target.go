@@ -25,9 +25,11 @@ type targetFlags struct {
 
 func (x *targetFlags) register(c *cobra.Command) {
 	f := c.Flags()
-	f.StringVar(&x.p.To, "to", "", "where mail is brought: folder:/path, imaps://user@host:port, imap:// (with mandatory STARTTLS)")
+	f.StringVar(&x.p.To, "to", "", "where mail is brought: folder:/path, imaps://user@host:port, imap:// (with mandatory STARTTLS), smtps://, smtp:// (the same)")
 	f.StringVar(&x.p.Query, "query", "", "which mail, as in search; '*' is everything")
 	f.StringVar(&x.p.Folder, "folder", "", "folder on the IMAP server, with {folder} and {mailbox} of the archive; default {folder}")
+	f.StringVar(&x.p.From, "from", "", "sender of the envelope, for SMTP")
+	f.StringVar(&x.p.Rcpt, "rcpt", "", "recipient of the envelope, for SMTP: the one mailbox that mail is sent to")
 	f.StringVar(&x.format, "format", "", "of files in a folder: eml, mbox, maildir or zip; default eml")
 	f.StringVar(&x.password, "password-file", "", `file with the account's password, "-" for standard input; it is sealed and never shown again`)
 	f.DurationVar(&x.every, "every", 0, "bring what is new after this time: 5m or more; without it, by hand")
@@ -41,7 +43,7 @@ func (x *targetFlags) register(c *cobra.Command) {
 func (x *targetFlags) apply(e *env, c *cobra.Command, p *target.Profile, now time.Time) error {
 	given := c.Flags().Changed
 	for name, set := range map[string]func(){
-		"to": func() { p.To = x.p.To }, "query": func() { p.Query = x.p.Query }, "folder": func() { p.Folder = x.p.Folder }, "format": func() { p.Format = export.Format(x.format) },
+		"to": func() { p.To = x.p.To }, "query": func() { p.Query = x.p.Query }, "folder": func() { p.Folder = x.p.Folder }, "from": func() { p.From = x.p.From }, "rcpt": func() { p.Rcpt = x.p.Rcpt }, "format": func() { p.Format = export.Format(x.format) },
 		"every": func() { p.Every = ingest.Duration(x.every) }, "at": func() { p.At = x.p.At }, "window": func() { p.Window = x.p.Window }, "disabled": func() { p.Enabled = !x.disabled },
 	} {
 		if given(name) {
@@ -106,7 +108,8 @@ func targetAdd(e *env) *cobra.Command {
 		Long: `Adds a target: what a query finds is brought to a folder or a mailbox on a
 server; the first run brings all of it, each later one what was archived since.
 In a folder, single files and a Maildir grow by what is new, with the manifest;
-of mbox and zip each run writes a file of its own, with its date in the name.
+of mbox and zip each run writes a file of its own, with its date in the name. By
+SMTP messages are sent as they are to one recipient.
 
 Connections are as those of profiles: encrypted and verified; an exception ends
 after 30 days at most, and then the target rests.`,

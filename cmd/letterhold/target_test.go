@@ -181,10 +181,36 @@ func TestTargetCommand(t *testing.T) {
 	for _, args := range [][]string{
 		{"x", "--to", "folder:relative", "--query", "*"}, {"x", "--to", "folder:/x", "--query", "("}, {"x", "--to", "folder:/x"}, {"x", "--to", "folder:/x", "--query", "*", "--format", "doc"},
 		{"x", "--to", "imaps://a@b", "--query", "*", "--format", "eml"}, {"x", "--to", "folder:/x", "--query", "*", "--every", "1m"}, {"x", "--to", "imaps://a@b/INBOX", "--query", "*"},
-		{"x", "--to", "pop3s://a@b", "--query", "*"}, {"x", "--to", "imaps://a@b", "--query", "*", "--allow-insecure", "cleartext", "--until", "2099-01-01", "--owner", "x", "--reason", "x"},
+		{"x", "--to", "pop3s://a@b", "--query", "*"}, {"x", "--to", "smtps://a@b", "--query", "*"}, {"x", "--to", "folder:/x", "--query", "*", "--rcpt", "a@b"}, {"x", "--to", "folder:/x", "--query", "-newer_than:1y"}, {"x", "--to", "imaps://a@b", "--query", "*", "--allow-insecure", "cleartext", "--until", "2099-01-01", "--owner", "x", "--reason", "x"},
 	} {
 		if out, errs, code := lh(t, dir, append([]string{"target", "add"}, args...)...); code != exitUsage {
 			t.Errorf("%v: exit %d %s%s", args, code, out, errs)
 		}
+	}
+}
+
+// By SMTP, as a target and as a restore.
+func TestResendCommand(t *testing.T) {
+	s := mailtest.StartSMTP(t, false)
+	dir := filled(t, nil, 3)
+	mailtest.Write(t, filepath.Join(dir, "ca.pem"), s.CA.PEM)
+	to := []string{"--to", s.URL("smtp", "alice"), "--from", "archive@example.org", "--rcpt", "alice@example.org", "--ca", "ca.pem", "--password-file", "password", "--allow-net", "127.0.0.0/8"}
+	ok(t, dir, append([]string{"target", "add", "resend", "--query", "subject:number"}, to...)...)
+	if r := targetRunJSON(t, dir, "resend", 0); r.Archived != 3 {
+		t.Errorf("%+v", r)
+	}
+	if r := targetRunJSON(t, dir, "resend", 0); r.Seen != 0 {
+		t.Errorf("%+v", r)
+	}
+	if r := restoreRun(t, dir, 0, append(to, "id:1@example.org")...); r.Restored != 1 {
+		t.Errorf("%+v", r)
+	}
+	got := s.Got()
+	if len(got) != 4 || got[3].User != "alice" || got[3].To != "alice@example.org" || !bytes.Contains(got[3].Raw, []byte("text 1\r\n")) || bytes.Contains(got[3].Raw, []byte("Resent")) {
+		t.Errorf("%+v", got)
+	}
+	mailtest.Write(t, filepath.Join(dir, "password"), []byte("wrong"))
+	if _, errs, code := lh(t, dir, append([]string{"restore", "*"}, to...)...); code != exitError || !strings.Contains(errs, "sign-in") || strings.Contains(errs, "wrong") {
+		t.Error(code, errs)
 	}
 }

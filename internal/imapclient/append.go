@@ -32,9 +32,13 @@ func (e *TooLargeForServerError) Error() string {
 
 func (e *TooLargeForServerError) Unwrap() error { return ErrRefused }
 
-// ErrBinary: a message with a NUL, which is not sent in a literal (RFC 9051,
+// BinaryError: a message with a NUL, which is not sent in a literal (RFC 9051,
 // 4.3).
-var ErrBinary = fmt.Errorf("%w: the message holds a NUL, which IMAP does not carry", ErrRefused)
+type BinaryError struct{}
+
+func (BinaryError) Error() string { return "the message holds a NUL, which IMAP does not carry" }
+
+func (BinaryError) Unwrap() error { return ErrRefused }
 
 // Append adds a message to a folder with flags and a date (RFC 9051, 6.3.12).
 // The message's lines must end with CRLF. Its bytes are sent as they are.
@@ -49,7 +53,7 @@ func (c *Client) append(f *Folder, flags []string, at time.Time, raw []byte) err
 		}
 	}
 	if slices.Contains(raw, 0) {
-		return ErrBinary
+		return BinaryError{}
 	}
 	if limit := c.appendLimit(f); limit > 0 && int64(len(raw)) > limit {
 		return &TooLargeForServerError{int64(len(raw)), limit}

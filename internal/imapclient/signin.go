@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"strconv"
 	"strings"
 
@@ -247,9 +248,24 @@ func binding(s *tls.ConnectionState) (scram.ChannelBinding, error) {
 	return scram.NewTLSServerEndpointBinding(s)
 }
 
-// scram signs in without showing the password (RFC 7677). The server must show
-// that it knows it too.
+// Exchange runs a SASL mechanism with a first response; next answers challenges.
+type Exchange func(mechanism, first string, next func(challenge string) (string, error)) error
+
+// scram signs in without showing the password (RFC 7677).
 func (c *Client) scram(cr Credential) error {
+	err := SCRAM(cr, c.c, c.Has("AUTH=SCRAM-SHA-256-PLUS"), c.exchange)
+	if errors.Is(err, errNotShown) {
+		return c.die("AUTHENTICATE SCRAM-SHA-256", err)
+	}
+	return err
+}
+
+var errNotShown = fmt.Errorf("%w: the server did not show that it knows the password", ErrUnsafe)
+
+// SCRAM signs in with SCRAM-SHA-256 over a connection of any protocol; plus tells
+// whether the server offers channel binding. The server must show that it knows
+// the password too; if not, the connection is not to be used.
+func SCRAM(cr Credential, conn net.Conn, plus bool, exchange Exchange) error {
 	client, err := scram.SHA256.NewClient(cr.User, cr.Password, cr.authorization())
 	if err != nil {
 		return fmt.Errorf("name or password cannot be used with SCRAM: %w", err)
@@ -257,11 +273,11 @@ func (c *Client) scram(cr Credential) error {
 	client.WithMinIterations(minIterations)
 	mechanism := "SCRAM-SHA-256"
 	talk := client.NewConversation()
-	if t, ok := c.c.(*tls.Conn); ok {
+	if t, ok := conn.(*tls.Conn); ok {
 		state := t.ConnectionState()
 		// The flag "y" tells a server with PLUS that somebody hid it.
 		talk = client.NewConversationAdvertisingChannelBinding()
-		if c.Has("AUTH=SCRAM-SHA-256-PLUS") {
+		if plus {
 			binding, err := binding(&state)
 			if err != nil {
 				return err
@@ -273,7 +289,7 @@ func (c *Client) scram(cr Credential) error {
 	if err != nil {
 		return err
 	}
-	if err := c.exchange(mechanism, first, func(challenge string) (string, error) {
+	if err := exchange(mechanism, first, func(challenge string) (string, error) {
 		if _, n, ok := strings.Cut(challenge, ",i="); ok {
 			if i, err := strconv.Atoi(n); err != nil || i > maxIterations {
 				return "", fmt.Errorf("%w: it asks for %.20q rounds of SCRAM", ErrProtocol, n)
@@ -284,7 +300,7 @@ func (c *Client) scram(cr Credential) error {
 		return err
 	}
 	if !talk.Valid() {
-		return c.die("AUTHENTICATE "+mechanism, fmt.Errorf("%w: the server did not show that it knows the password", ErrUnsafe))
+		return errNotShown
 	}
 	return nil
 }

@@ -376,7 +376,7 @@ func (e skipError) Error() string { return string(e) }
 // save stores the run's place, if what was taken there is safe: with force at
 // once, else now and then.
 func (j *job) save(force bool) error {
-	if !force && time.Since(j.last) < saveEvery {
+	if !force && time.Since(j.last) < cmp.Or(j.r.SaveEvery, saveEvery) {
 		return nil
 	}
 	j.last = time.Now()

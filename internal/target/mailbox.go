@@ -126,7 +126,8 @@ func (e messageError) Unwrap() error { return e.error }
 func alone(err error) bool {
 	var all fatalError
 	var one messageError
-	return errors.As(err, &one) || errors.Is(err, imapclient.ErrRefused) && !errors.As(err, &all)
+	var rule skipError
+	return errors.As(err, &one) || errors.As(err, &rule) || errors.Is(err, imapclient.ErrRefused) && !errors.As(err, &all)
 }
 
 // deliver takes one message through the open connection.

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/letterhold/letterhold/internal/archive"
@@ -34,8 +36,12 @@ func (p *Profile) Check(now time.Time) error {
 	if err := catalog.CheckName(p.Name); err != nil {
 		return fmt.Errorf("target: %w", err)
 	}
-	if _, _, err := search.Parse(p.Query); err != nil {
+	e, _, err := search.Parse(p.Query)
+	if err != nil {
 		return err
+	}
+	if drifts(e) {
+		return errors.New("older_than and newer_than find other mail tomorrow, which is not new; a target's query names dates instead, with before: and after: as in before:2026-01-01")
 	}
 	a, err := p.address()
 	if err != nil {
@@ -56,6 +62,14 @@ func (p *Profile) Check(now time.Time) error {
 		return err
 	}
 	return p.Timing.Check()
+}
+
+// drifts tells whether mail comes to match by the passing of time.
+func drifts(e *search.Expr) bool {
+	if e.Op == search.OpTerm {
+		return e.Term.Field == "older_than" || e.Term.Field == "newer_than"
+	}
+	return slices.ContainsFunc(e.Kids, drifts)
 }
 
 // everything tells whether the query restricts nothing.
@@ -130,7 +144,7 @@ func Save(a *archive.Archive, p *Profile, password []byte, who string) error {
 		switch {
 		case o.ID == p.ID:
 			anew = o.To != p.To || o.Folder != p.Folder || o.Rcpt != p.Rcpt || o.Format != p.Format || o.Query != p.Query && at.kind != kindSMTP
-		case at.kind == kindFolder && was.kind == kindFolder && was.path == at.path:
+		case at.kind == kindFolder && was.kind == kindFolder && filepath.Clean(was.path) == filepath.Clean(at.path):
 			return fmt.Errorf("target %q writes into this folder already; each has a folder of its own", o.Name)
 		}
 	}

@@ -124,6 +124,12 @@ func (p *Place) sink(a *archive.Archive, credential Credential, mailboxes map[in
 	switch at.kind {
 	case kindIMAP:
 		return &mailbox{a: a, open: openIMAP(o, credential), pattern: p.Folder, mailboxes: mailboxes, note: note, patience: patience}, nil
+	case kindSMTP:
+		y := &relay{options: o, from: p.From, rcpt: p.Rcpt, note: note, patience: patience}
+		if at.user != "" {
+			y.credential = credential
+		}
+		return y, nil
 	}
 	return nil, fmt.Errorf("target %q: mail goes there with `letterhold export`", p.To)
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/letterhold/letterhold/internal/imapclient"
 	"github.com/letterhold/letterhold/internal/ingest"
 	"github.com/letterhold/letterhold/internal/mailtest"
+	"github.com/letterhold/letterhold/internal/search"
 	"github.com/letterhold/letterhold/internal/target"
 	"github.com/letterhold/letterhold/internal/tlsconf"
 )
@@ -193,10 +194,40 @@ func TestRestoreComparesBytes(t *testing.T) {
 	add(t, a, "alice", "INBOX", "", at, []byte(withCRLF(mail(2)))) // the server has it with LF
 	add(t, a, "alice", "INBOX", "", at, []byte("Subject: one\n\nabc\n"))
 	add(t, a, "alice", "INBOX", "", at, []byte("Subject: two\n\nabc\n"))
-	wants(t, restore(t, a, place(d, d.IMAPS)), 3, 1, 0)
-	wants(t, restore(t, a, place(d, d.IMAPS)), 0, 4, 0)
-	if n := len(look(t, d)["INBOX"]); n != 5 {
+	// Ids that are hard to ask for.
+	for _, id := range []string{"<grüße@example.org>", `<"a b\c"@example.org>`, "no brackets", "<folded\n @example.org>", "<" + strings.Repeat("long", 200) + "@example.org>", "<>", "<a@b> <c@d>", "<gr\xfc\xdfe@example.org>"} {
+		add(t, a, "alice", "INBOX", "", at, []byte("Subject: id\nMessage-ID: "+id+"\n\nabc\n"))
+	}
+	wants(t, restore(t, a, place(d, d.IMAPS)), 11, 1, 0)
+	wants(t, restore(t, a, place(d, d.IMAPS)), 0, 12, 0)
+	if n := len(look(t, d)["INBOX"]); n != 13 {
 		t.Errorf("%d messages", n)
+	}
+}
+
+// Of several places, the message goes to the one that the query names.
+func TestRestoreMeantPlace(t *testing.T) {
+	d := mailtest.StartDovecot(t, "")
+	a := mailtest.Archive(t, nil)
+	add(t, a, "bob", "Sent", `\Flagged`, time.Time{}, mail(1))
+	add(t, a, "alice", "INBOX", "", time.Time{}, mail(1))
+	add(t, a, "alice", "Work/2026", `\Seen`, time.Time{}, mail(1))
+	for query, want := range map[string]string{"mailbox:alice": "INBOX", "in:work mailbox:alice": "Work/2026", "-mailbox:alice text": "Sent", "text": "Sent", "mailbox:alice -in:INBOX": "Work/2026"} {
+		e, _, err := search.Parse(query)
+		if err != nil {
+			t.Fatal(err)
+		}
+		to := place(d, d.IMAPS)
+		to.Folder = "For " + strings.Map(func(r rune) rune { return map[bool]rune{true: r, false: '-'}[r >= 'a' && r <= 'z'] }, query) + "/{mailbox}/{folder}"
+		r := target.Restore{Place: to, Credential: secret, Hits: all(a), Names: e.Names, Patience: time.Millisecond}
+		if _, err := r.Run(ctx, a); err != nil {
+			t.Fatal(err)
+		}
+		owner := map[bool]string{true: "bob", false: "alice"}[want == "Sent"]
+		path := strings.NewReplacer("{mailbox}", owner, "{folder}", want).Replace(to.Folder)
+		if have := look(t, d)[path]; len(have) != 1 || have[0].Flags != map[string]string{"Sent": `\Flagged`, "INBOX": "", "Work/2026": `\Seen`}[want] {
+			t.Errorf("%s: nothing, or other flags, in %s: %v", query, path, have)
+		}
 	}
 }
 

@@ -23,6 +23,8 @@ type Find func(ctx context.Context, query string, fn func(catalog.Hit) error) er
 type Runner struct {
 	// Patience is how long is waited before connecting again; 0 is a second.
 	Patience time.Duration
+	// SaveEvery is how often a run's place is stored; 0 is two seconds.
+	SaveEvery time.Duration
 
 	a    *archive.Archive
 	find Find

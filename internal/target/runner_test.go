@@ -246,21 +246,53 @@ func top(t *testing.T, dir string, f export.Format) []string {
 // A message that the archive has already comes to a folder that the query asks
 // for: it is meant now, and it is brought out once.
 func TestMetAgain(t *testing.T) {
-	for _, f := range []export.Format{export.EML, export.Mbox, export.Zip} {
+	for _, f := range []export.Format{export.EML, export.Maildir, export.Mbox, export.Zip} {
 		w := newWorld(t)
 		dir := t.TempDir()
+		add(t, w.a, "alice", "First", "", time.Time{}, mail(0))
 		add(t, w.a, "bob", "INBOX", "", time.Time{}, mail(1))
 		add(t, w.a, "bob", "INBOX", "", time.Time{}, mail(2))
 		add(t, w.a, "alice", "INBOX", "", time.Time{}, mail(3))
 		p := w.save(t, &target.Profile{Query: "mailbox:alice", Format: f, Place: target.Place{To: "folder:" + dir}})
-		w.run(t, p, catalog.RunDone, 1, 0, 0, 0)
-		add(t, w.a, "alice", "INBOX", "", time.Time{}, mail(2))  // new to alice
-		add(t, w.a, "alice", "Copies", "", time.Time{}, mail(3)) // once more
+		w.run(t, p, catalog.RunDone, 2, 0, 0, 0)
+		add(t, w.a, "alice", "INBOX", "", time.Time{}, mail(2)) // new to alice
+		add(t, w.a, "alice", "First", "", time.Time{}, mail(3)) // once more, in another place of a Maildir
 		w.run(t, p, catalog.RunDone, 1, 1, 0, 0)
 		w.run(t, p, catalog.RunDone, 0, 0, 0, 0)
-		if n := exported(t, dir, f); n != 2 {
+		if n := exported(t, dir, f); n != 3 {
 			t.Errorf("%s: %d exported", f, n)
 		}
+	}
+}
+
+// Mail is archived while the query is walked, some of it on pages that have
+// passed: the next run has it all.
+func TestArchivedMeanwhile(t *testing.T) {
+	w := newWorld(t)
+	dir := t.TempDir()
+	add(t, w.a, "alice", "INBOX", "", time.Time{}, mail(1))
+	walks := 0
+	r := target.NewRunner(w.a, func(ctx context.Context, query string, fn func(catalog.Hit) error) error {
+		walks++
+		if walks > 1 {
+			return all(w.a)(fn)
+		}
+		add(t, w.a, "alice", "INBOX", "", time.Time{}, mail(2))
+		add(t, w.a, "alice", "INBOX", "", time.Time{}, mail(3))
+		return all(w.a)(func(h catalog.Hit) error {
+			if strings.Contains(h.Subject, "number 2") { // on a page that has passed
+				return nil
+			}
+			return fn(h)
+		})
+	})
+	t.Cleanup(r.Close)
+	w.r = r
+	p := w.save(t, &target.Profile{Query: "text", Format: export.EML, Place: target.Place{To: "folder:" + dir}})
+	w.run(t, p, catalog.RunDone, 1, 0, 0, 0)
+	w.run(t, p, catalog.RunDone, 2, 0, 0, 0)
+	if n := exported(t, dir, export.EML); n != 3 {
+		t.Errorf("%d exported", n)
 	}
 }
 
@@ -365,6 +397,34 @@ func TestKilledBeforeTheMark(t *testing.T) {
 		w.run(t, p, catalog.RunDone, 1, 2, 0, 0)
 		if n := exported(t, dir, f); n != 3 {
 			t.Errorf("%d exported", n)
+		}
+	}
+}
+
+// Killed between a file that is whole and the mark: it is not written again.
+func TestKilledAfterTheFile(t *testing.T) {
+	for _, f := range []export.Format{export.Mbox, export.Zip} {
+		w := newWorld(t)
+		dir := t.TempDir()
+		for i := range 3 {
+			add(t, w.a, "alice", "Work", "", time.Time{}, mail(i))
+		}
+		p := w.save(t, &target.Profile{Format: f, Place: target.Place{To: "folder:" + dir}})
+		w.run(t, p, catalog.RunDone, 3, 0, 0, 0)
+		if err := w.a.State().Write(func(tx catalog.Tx) error {
+			for _, m := range []string{"leaf", "place", "change"} {
+				if err := tx.SetMark(p.ID, m, ""); err != nil {
+					return err
+				}
+			}
+			return tx.SaveRun(&catalog.Run{ID: 1, State: catalog.RunRunning}, nil, nil)
+		}); err != nil {
+			t.Fatal(err)
+		}
+		add(t, w.a, "alice", "Work", "", time.Time{}, mail(3))
+		w.run(t, p, catalog.RunDone, 1, 3, 0, 0)
+		if n := exported(t, dir, f); n != 4 || len(top(t, dir, f)) != 2 {
+			t.Errorf("%d exported in %v", n, top(t, dir, f))
 		}
 	}
 }

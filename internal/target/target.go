@@ -22,6 +22,7 @@ import (
 	"github.com/letterhold/letterhold/internal/catalog"
 	"github.com/letterhold/letterhold/internal/imapclient"
 	"github.com/letterhold/letterhold/internal/ingest"
+	"github.com/letterhold/letterhold/internal/smtpclient"
 	"github.com/letterhold/letterhold/internal/source"
 )
 
@@ -59,6 +60,7 @@ var schemes = map[string]struct {
 	security imapclient.Security
 }{
 	"imaps": {kindIMAP, 993, imapclient.ImplicitTLS}, "imap": {kindIMAP, 143, imapclient.StartTLS},
+	"smtps": {kindSMTP, 465, imapclient.ImplicitTLS}, "smtp": {kindSMTP, 587, imapclient.StartTLS},
 }
 
 func (p *Place) address() (a address, err error) {
@@ -66,7 +68,8 @@ func (p *Place) address() (a address, err error) {
 		if !strings.HasPrefix(path, "/") {
 			return a, fmt.Errorf("target %q: a folder is written folder:/path", p.To)
 		}
-		return address{kind: kindFolder, path: path}, nil
+		a = address{kind: kindFolder, path: path}
+		return a, p.envelope(a)
 	}
 	u, err := url.Parse(p.To)
 	if err != nil {
@@ -75,10 +78,10 @@ func (p *Place) address() (a address, err error) {
 	s, ok := schemes[u.Scheme]
 	switch {
 	case !ok:
-		return a, fmt.Errorf("target %q: it begins with imaps://, imap:// or folder:/", u.Scheme)
+		return a, fmt.Errorf("target %q: it begins with imaps://, imap://, smtps://, smtp:// or folder:/", u.Scheme)
 	case u.Hostname() == "":
 		return a, fmt.Errorf("target: the host is missing; it is written like %s://user@host:%d", u.Scheme, s.port)
-	case u.User == nil || u.User.Username() == "":
+	case s.kind == kindIMAP && u.User.Username() == "":
 		return a, fmt.Errorf("target: the account is missing; it is written like %s://user@host:%d", u.Scheme, s.port)
 	case strings.Trim(u.Path, "/") != "":
 		return a, errors.New("target: nothing follows the host in the address; the folder is named with --folder")
@@ -94,9 +97,27 @@ func (p *Place) address() (a address, err error) {
 		if strings.HasSuffix(u.Scheme, "s") {
 			return a, fmt.Errorf("target: %s:// is encrypted; an exception for %s is for %s://", u.Scheme, ingest.Cleartext, strings.TrimSuffix(u.Scheme, "s"))
 		}
+		if a.kind == kindSMTP && a.user != "" {
+			return a, errors.New("target: by SMTP nobody signs in without encryption; leave the account out of the address")
+		}
 		a.security = imapclient.Cleartext
 	}
-	return a, nil
+	return a, p.envelope(a)
+}
+
+// envelope checks the addresses that SMTP needs, and nothing else has.
+func (p *Place) envelope(a address) error {
+	switch {
+	case a.kind != kindSMTP && p.From+p.Rcpt != "":
+		return errors.New("--from and --rcpt are for smtps:// and smtp://")
+	case a.kind != kindSMTP:
+		return nil
+	case p.Folder != "":
+		return errors.New("by SMTP the recipient's server picks the folder; --folder is for IMAP")
+	case !smtpclient.ValidAddress(p.From) || !smtpclient.ValidAddress(p.Rcpt):
+		return errors.New("SMTP needs --from ADDRESS and --rcpt ADDRESS, written like user@example.org")
+	}
+	return nil
 }
 
 // Credential opens the account of a place; it is asked for at each connection.
