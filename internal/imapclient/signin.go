@@ -247,6 +247,28 @@ func binding(s *tls.ConnectionState) (scram.ChannelBinding, error) {
 	return scram.NewTLSServerEndpointBinding(s)
 }
 
+// misbinds tells whether the server offers a binding that it cannot do. Cyrus
+// knows tls-unique alone, which has no meaning with TLS 1.3 (RFC 9266, 1), and
+// refuses a right password over it. It is asked for its name (RFC 2971): to try
+// first would be a failed sign-in at each connection. Whoever lies here must
+// have shown a certificate that was verified; where none was, the binding is all
+// there is.
+func (c *Client) misbinds() (cyrus bool) {
+	if c.o.Trust.Unverified || !c.Has("ID") || !c.Has("AUTH=SCRAM-SHA-256") {
+		return false
+	}
+	err := c.command("ID", "ID NIL", func(p *response) error {
+		if len(p.values) < 2 || !p.values[0].is("ID") {
+			return nil
+		}
+		for i, l := 0, p.values[1].list; i+1 < len(l); i += 2 {
+			cyrus = cyrus || strings.EqualFold(l[i].str(), "name") && strings.HasPrefix(l[i+1].str(), "Cyrus")
+		}
+		return nil
+	})
+	return err == nil && cyrus
+}
+
 // scram signs in without showing the password (RFC 7677). The server must show
 // that it knows it too.
 func (c *Client) scram(cr Credential) error {
@@ -261,7 +283,10 @@ func (c *Client) scram(cr Credential) error {
 		state := t.ConnectionState()
 		// The flag "y" tells a server with PLUS that somebody hid it.
 		talk = client.NewConversationAdvertisingChannelBinding()
-		if c.Has("AUTH=SCRAM-SHA-256-PLUS") {
+		switch plus := c.Has("AUTH=SCRAM-SHA-256-PLUS"); {
+		case plus && c.misbinds():
+			talk = client.NewConversation()
+		case plus:
 			binding, err := binding(&state)
 			if err != nil {
 				return err
