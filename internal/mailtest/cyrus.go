@@ -38,7 +38,7 @@ func StartCyrus(t testing.TB) *Cyrus {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	c := &Cyrus{Dir: dir, IMAP: Port(t), IMAPS: Port(t), CA: NewAuthority(t)}
-	for _, sub := range []string{"bin", "conf", "conf/proc", "spool", "sock"} {
+	for _, sub := range []string{"bin", "conf", "conf/proc", "conf/log", "conf/log/alice", "spool", "sock"} {
 		if err := os.Mkdir(filepath.Join(dir, sub), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -141,6 +141,9 @@ EVENTS {
 	Await(t, c.IMAPS)
 	return c
 }
+
+// Protocols is the folder in which Cyrus keeps what alice's sessions say.
+func (c *Cyrus) Protocols() string { return filepath.Join(c.Dir, "conf", "log", "alice") }
 
 // Talk signs in at the Cyrus. Whoever signs in first gets an INBOX from it.
 func (c *Cyrus) Talk(t testing.TB, account string) *Talk {

@@ -6,6 +6,9 @@ import (
 	"crypto/x509"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -42,6 +45,13 @@ func (k *Talk) line() string {
 		k.t.Fatal(err)
 	}
 	return strings.TrimRight(s, "\r\n")
+}
+
+// Close ends the connection.
+func (k *Talk) Close() {
+	k.t.Helper()
+	k.Do("LOGOUT")
+	k.c.Close()
 }
 
 // Do sends a command, which must succeed, and returns what was said before its
@@ -81,3 +91,36 @@ func (k *Talk) send(literal []byte, format string, args ...any) (said []string) 
 		said = append(said, s)
 	}
 }
+
+// Said returns the commands in the protocols that a server keeps of sessions,
+// once one of them has ended, and removes the protocols.
+func Said(t testing.TB, dir string) (commands []string) {
+	t.Helper()
+	for range 200 {
+		commands = nil
+		ended := false
+		files, _ := filepath.Glob(filepath.Join(dir, "*"))
+		for _, f := range files {
+			b, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range commandLine.FindAllStringSubmatch(string(b), -1) {
+				commands = append(commands, m[1])
+				ended = ended || m[1] == "LOGOUT"
+			}
+		}
+		if ended {
+			for _, f := range files {
+				os.Remove(f)
+			}
+			return commands
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	t.Fatalf("no protocol of a session that has ended in %s", dir)
+	return nil
+}
+
+// commandLine is a command of package imapclient, in a protocol.
+var commandLine = regexp.MustCompile(`(?m)^(?:[0-9.]+ |<[0-9]+<)?L\d+ ((?:UID )?[A-Z]+[^\r\n]*)\r?$`)
