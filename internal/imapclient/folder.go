@@ -64,7 +64,7 @@ func (c *Client) Folders() ([]Folder, error) {
 const maxFolders = 100_000
 
 func (c *Client) folders() (out []Folder, err error) {
-	foreign, err := c.foreign()
+	shared, err := c.shared()
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +90,7 @@ func (c *Client) folders() (out []Folder, err error) {
 		if !c.utf8 {
 			f.Name = decodeUTF7(f.wire)
 		}
-		f.Shared = slices.ContainsFunc(foreign, func(prefix string) bool { return prefix != "" && strings.HasPrefix(f.wire, prefix) })
+		f.Shared = !strings.EqualFold(f.wire, "INBOX") && shared(f.wire)
 		if !f.Has(`\Noselect`) && !f.Has(`\NonExistent`) {
 			out = append(out, f)
 		}
@@ -99,28 +99,42 @@ func (c *Client) folders() (out []Folder, err error) {
 	return out, err
 }
 
-// foreign returns the prefixes of other people's and of shared folders.
-func (c *Client) foreign() (prefixes []string, err error) {
-	if !c.Has("NAMESPACE") && !c.Has("IMAP4REV2") {
-		return nil, nil
-	}
-	err = c.command("NAMESPACE", "NAMESPACE", func(p *response) error {
-		if len(p.values) < 4 || !p.values[0].is("NAMESPACE") {
-			return nil
-		}
-		for _, kind := range p.values[2:4] {
-			for _, ns := range kind.list {
-				if len(ns.list) > 0 {
-					prefixes = append(prefixes, ns.list[0].str())
+// shared returns what tells whether a folder belongs to somebody else or to
+// several: the longest prefix that fits decides. That of shared folders may be
+// empty, as with Cyrus (RFC 2342, 5).
+func (c *Client) shared() (func(name string) bool, error) {
+	whose := map[string]bool{} // whether shared, by prefix
+	if c.Has("NAMESPACE") || c.Has("IMAP4REV2") {
+		if err := c.command("NAMESPACE", "NAMESPACE", func(p *response) error {
+			if len(p.values) < 4 || !p.values[0].is("NAMESPACE") {
+				return nil
+			}
+			for kind, spaces := range p.values[1:4] {
+				for _, ns := range spaces.list {
+					if len(ns.list) == 0 {
+						continue
+					}
+					// Personal ones come first: a prefix that is told twice is personal.
+					prefix := ns.list[0].str()
+					if _, told := whose[prefix]; !told {
+						whose[prefix] = kind > 0
+					}
 				}
 			}
+			return nil
+		}); err != nil && !errors.Is(err, ErrRefused) {
+			return nil, err
 		}
-		return nil
-	})
-	if errors.Is(err, ErrRefused) {
-		err = nil
 	}
-	return prefixes, err
+	return func(name string) bool {
+		shared, longest := false, -1
+		for prefix, s := range whose {
+			if len(prefix) > longest && strings.HasPrefix(name, prefix) {
+				shared, longest = s, len(prefix)
+			}
+		}
+		return shared
+	}, nil
 }
 
 // name is how a folder is named to the server.
@@ -321,7 +335,10 @@ func parseFetch(p *response) (*Message, bool, error) {
 			}
 		case "FLAGS":
 			for _, f := range v.list {
-				m.Flags = append(m.Flags, f.str())
+				// \Recent is of a session, not of the message (RFC 3501, 2.3.2).
+				if !f.is(`\Recent`) {
+					m.Flags = append(m.Flags, f.str())
+				}
 			}
 		case "X-GM-LABELS":
 			for _, f := range v.list {

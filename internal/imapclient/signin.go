@@ -248,12 +248,50 @@ func binding(s *tls.ConnectionState) (scram.ChannelBinding, error) {
 	return scram.NewTLSServerEndpointBinding(s)
 }
 
+// misbinds tells whether the server offers a binding that it cannot do. Cyrus
+// knows tls-unique alone, which has no meaning with TLS 1.3 (RFC 9266, 1), and
+// refuses a right password over it. It is asked for its name (RFC 2971): to try
+// first would be a failed sign-in at each connection. Whoever lies here must
+// have shown a certificate that was verified; where none was, the binding is all
+// there is.
+func (c *Client) misbinds() (cyrus bool) {
+	if c.o.Trust.Unverified || !c.Has("ID") || !c.Has("AUTH=SCRAM-SHA-256") {
+		return false
+	}
+	err := c.command("ID", "ID NIL", func(p *response) error {
+		if len(p.values) < 2 || !p.values[0].is("ID") {
+			return nil
+		}
+		for i, l := 0, p.values[1].list; i+1 < len(l); i += 2 {
+			cyrus = cyrus || strings.EqualFold(l[i].str(), "name") && strings.HasPrefix(l[i+1].str(), "Cyrus")
+		}
+		return nil
+	})
+	return err == nil && cyrus
+}
+
 // Exchange runs a SASL mechanism with a first response; next answers challenges.
 type Exchange func(mechanism, first string, next func(challenge string) (string, error)) error
 
+// Binding says whether a server binds a sign-in to the TLS connection.
+type Binding int
+
+// The bindings.
+const (
+	Unoffered Binding = iota // the server is told that it would have been done
+	Offered
+	Wrong // offered, and not done rightly: as if nobody knew of it
+)
+
 // scram signs in without showing the password (RFC 7677).
 func (c *Client) scram(cr Credential) error {
-	err := SCRAM(cr, c.c, c.Has("AUTH=SCRAM-SHA-256-PLUS"), c.exchange)
+	b := Unoffered
+	if c.Has("AUTH=SCRAM-SHA-256-PLUS") {
+		if b = Offered; c.misbinds() {
+			b = Wrong
+		}
+	}
+	err := SCRAM(cr, c.c, b, c.exchange)
 	if errors.Is(err, errNotShown) {
 		return c.die("AUTHENTICATE SCRAM-SHA-256", err)
 	}
@@ -262,10 +300,10 @@ func (c *Client) scram(cr Credential) error {
 
 var errNotShown = fmt.Errorf("%w: the server did not show that it knows the password", ErrUnsafe)
 
-// SCRAM signs in with SCRAM-SHA-256 over a connection of any protocol; plus tells
-// whether the server offers channel binding. The server must show that it knows
-// the password too; if not, the connection is not to be used.
-func SCRAM(cr Credential, conn net.Conn, plus bool, exchange Exchange) error {
+// SCRAM signs in with SCRAM-SHA-256 over a connection of any protocol. The server
+// must show that it knows the password too; if not, the connection is not to be
+// used.
+func SCRAM(cr Credential, conn net.Conn, b Binding, exchange Exchange) error {
 	client, err := scram.SHA256.NewClient(cr.User, cr.Password, cr.authorization())
 	if err != nil {
 		return fmt.Errorf("name or password cannot be used with SCRAM: %w", err)
@@ -277,7 +315,10 @@ func SCRAM(cr Credential, conn net.Conn, plus bool, exchange Exchange) error {
 		state := t.ConnectionState()
 		// The flag "y" tells a server with PLUS that somebody hid it.
 		talk = client.NewConversationAdvertisingChannelBinding()
-		if plus {
+		switch b {
+		case Wrong:
+			talk = client.NewConversation()
+		case Offered:
 			binding, err := binding(&state)
 			if err != nil {
 				return err

@@ -31,11 +31,33 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	return newWorldWith(t, "")
+}
+
+// newWorldWith adds to Dovecot's configuration.
+func newWorldWith(t *testing.T, more string) *world {
+	t.Helper()
 	a := mailtest.Archive(t, nil)
 	r := ingest.NewRunner(a)
 	r.Patience = 5 * time.Millisecond
 	t.Cleanup(r.Close)
-	return &world{a, r, mailtest.StartDovecot(t, "")}
+	return &world{a, r, mailtest.StartDovecot(t, more)}
+}
+
+// marks are how far sources have been read.
+func (w *world) marks(t *testing.T) (out map[string]string) {
+	t.Helper()
+	ps, err := ingest.Profiles(ctx, w.a)
+	if err != nil || len(ps) != 1 {
+		t.Fatalf("%d profiles, %v", len(ps), err)
+	}
+	if err := w.a.State().View(ctx, func(v catalog.View) error {
+		out, err = v.Marks(ps[0].ID)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return out
 }
 
 func (w *world) profile(t *testing.T, port int, change func(*ingest.Profile)) *ingest.Profile {

@@ -270,7 +270,11 @@ func (c *Client) signIn(cr imapclient.Credential) error {
 	has := func(m string) bool { return slices.Contains(offers, m) }
 	switch {
 	case has("SCRAM-SHA-256"), has("SCRAM-SHA-256-PLUS"):
-		err := imapclient.SCRAM(cr, c.c, has("SCRAM-SHA-256-PLUS"), c.exchange)
+		b := imapclient.Unoffered
+		if has("SCRAM-SHA-256-PLUS") {
+			b = imapclient.Offered
+		}
+		err := imapclient.SCRAM(cr, c.c, b, c.exchange)
 		if errors.Is(err, imapclient.ErrUnsafe) {
 			return c.die("AUTH", err)
 		}

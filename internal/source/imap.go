@@ -362,16 +362,32 @@ func parsePlace(s string) (p place) {
 	return p
 }
 
+// unchanged tells by a folder's STATUS that it holds nothing new, so that it is
+// not even opened. The next UID is enough: MODSEQ (RFC 7162) grows with every
+// flag as well, and flags are kept as they were when the message was archived.
+// It stands in for the next UID where a server does not tell that, and is needed
+// where labels are followed (gmail.go). QRESYNC would tell of messages that have
+// been deleted, which an archive does not follow either.
+func (p place) unchanged(st imapclient.Status) bool {
+	if p.validity == 0 || p.validity != st.UIDValidity {
+		return false
+	}
+	if st.UIDNext == 0 {
+		return p.modseq > 0 && p.modseq == st.ModSeq
+	}
+	return p.last+1 == st.UIDNext
+}
+
 func (p place) String() string { return fmt.Sprintf("%d %d %d", p.validity, p.last, p.modseq) }
 
 // folder yields what is new in a folder.
 func (w *imapWalk) folder(f *imapclient.Folder) error {
 	p := parsePlace(w.marks[f.Name])
 	retry := w.retries(f)
-	st, ok := w.known[f.Name]
-	if ok && p.validity == st.UIDValidity && p.last+1 == st.UIDNext && len(retry) == 0 {
+	if st, ok := w.known[f.Name]; ok && p.unchanged(st) && len(retry) == 0 {
 		return w.cure(f, st.UIDValidity)
 	}
+	before := p
 	st, err := w.c.Examine(f)
 	if err != nil {
 		return fmt.Errorf("folder %q: %w", f.Path(), err)
@@ -391,21 +407,24 @@ func (w *imapWalk) folder(f *imapclient.Folder) error {
 	if err := w.fetch(f, p, retry, true); err != nil {
 		return err
 	}
-	if st.Exists == 0 && p.last == 0 {
-		return nil
-	}
 	p = parsePlace(w.marks[f.Name]) // as far as it came, should it be a second try
 	p.validity = st.UIDValidity
-	uids, err := w.c.UIDs(p.last + 1)
-	if err != nil {
-		return err
+	var uids []uint32
+	if st.Exists > 0 {
+		if uids, err = w.c.UIDs(p.last + 1); err != nil {
+			return err
+		}
 	}
 	if err := w.fetch(f, p, uids, false); err != nil {
 		return err
 	}
 	// Up to the next UID nothing is left, whatever has been deleted between.
-	if st.UIDNext > 0 && st.UIDNext-1 > p.last && (len(uids) == 0 || uids[len(uids)-1] < st.UIDNext) {
-		return w.emit(Item{Mark: Mark{f.Name, place{st.UIDValidity, st.UIDNext - 1, st.ModSeq}.String()}, Quiet: true})
+	end := place{st.UIDValidity, parsePlace(w.marks[f.Name]).last, st.ModSeq}
+	if st.UIDNext > 0 {
+		end.last = max(end.last, st.UIDNext-1)
+	}
+	if end != before {
+		return w.emit(Item{Mark: Mark{f.Name, end.String()}, Quiet: true})
 	}
 	return nil
 }
