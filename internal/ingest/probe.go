@@ -84,8 +84,7 @@ func probe(ctx context.Context, e endpoint, c Connection, now func() time.Time) 
 			x.Close()
 		}
 	}
-	var step *tlsconf.StepError
-	if errors.As(err, &step) && step.Step == tlsconf.StepTLS && len(t.Chain) > 0 && !errors.Is(err, imapclient.ErrProtocol) {
+	if errors.Is(err, tlsconf.ErrCertificate) && len(t.Chain) > 0 {
 		return &CertificateError{t.Chain, err}
 	}
 	return err

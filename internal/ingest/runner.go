@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"sync"
@@ -459,6 +460,7 @@ type Tested struct {
 	Steps   []Check        `json:"steps"`
 	Folders []TestedFolder `json:"folders"`
 	Chain   []Shown        `json:"chain,omitempty"`
+	Private netip.Addr     `json:"private,omitzero"` // address that is not reached without leave
 }
 
 // TestedFolder is a folder of the account, and why it is left out.
@@ -551,6 +553,9 @@ func (t *Tested) fails(err error) error {
 	var at *tlsconf.StepError
 	if !errors.As(err, &at) {
 		return err
+	}
+	if private := (*tlsconf.PrivateError)(nil); errors.As(err, &private) {
+		t.Private = private.Addr
 	}
 	for _, s := range steps {
 		if s == at.Step {

@@ -152,6 +152,18 @@ func within(a netip.Addr, ps []netip.Prefix) bool {
 
 func isNever(a netip.Addr) bool { return within(a.WithZone(""), never) && !a.IsLoopback() }
 
+// PrivateError is ErrForbidden for an address that can be allowed.
+type PrivateError struct {
+	Host string
+	Addr netip.Addr
+}
+
+func (e *PrivateError) Error() string {
+	return fmt.Sprintf("%s is %s, on this machine or in a private network: %v; if it is yours, allow it with --allow-net %s", e.Host, e.Addr, ErrForbidden, netip.PrefixFrom(e.Addr, e.Addr.BitLen()))
+}
+
+func (e *PrivateError) Unwrap() error { return ErrForbidden }
+
 func (d *Dialer) check(host string, a netip.Addr) error {
 	mapped := a.Is4In6()
 	a = a.WithZone("").Unmap()
@@ -159,7 +171,7 @@ func (d *Dialer) check(host string, a netip.Addr) error {
 	case mapped || isNever(a):
 		return fmt.Errorf("%s is %s, an address that is never connected to: %w", host, a, ErrForbidden)
 	case within(a, private) && !within(a, d.Allow):
-		return fmt.Errorf("%s is %s, on this machine or in a private network: %w; if it is yours, allow it with --allow-net %s", host, a, ErrForbidden, netip.PrefixFrom(a, a.BitLen()))
+		return &PrivateError{host, a}
 	}
 	return nil
 }

@@ -81,7 +81,7 @@ func loadPages() (*pages, error) {
 	if err != nil {
 		return nil, err
 	}
-	funcs := template.FuncMap{"asset": p.assetURL, "query": url.QueryEscape, "size": size, "day": day, "state": stateName, "clock": func(t time.Time) string { return t.Format("15:04") }, "rfc3339": func(t time.Time) string { return t.UTC().Format(time.RFC3339) }}
+	funcs := template.FuncMap{"asset": p.assetURL, "query": url.QueryEscape, "size": size, "day": day, "state": stateName, "step": stepName, "clock": func(t time.Time) string { return t.Format("15:04") }, "rfc3339": func(t time.Time) string { return t.UTC().Format(time.RFC3339) }}
 	for _, n := range names {
 		base := strings.TrimSuffix(path.Base(n), ".html")
 		if base == "layout" {

@@ -10,6 +10,7 @@ import (
 	"github.com/letterhold/letterhold/internal/archive"
 	"github.com/letterhold/letterhold/internal/catalog"
 	"github.com/letterhold/letterhold/internal/ingest"
+	"github.com/letterhold/letterhold/internal/tlsconf"
 )
 
 // profilesView is what is collected, and what is being collected now.
@@ -105,6 +106,8 @@ func (r *request) notice() string {
 		return r.lang.T("profiles.done.retry")
 	case "pause":
 		return r.lang.T("profiles.done.pause")
+	case "saved":
+		return r.lang.T("profiles.done.saved")
 	case "cancel":
 		return r.lang.T("profiles.done.cancel")
 	case "busy":
@@ -130,6 +133,23 @@ func stateName(l *speech, state string) string {
 		return l.T("profiles.state.cancelled")
 	}
 	return l.T("profiles.state.failed")
+}
+
+// stepName is a step of a connection in words.
+func stepName(l *speech, s tlsconf.Step) string {
+	switch s {
+	case tlsconf.StepDNS:
+		return l.T("profile.step.dns")
+	case tlsconf.StepTCP:
+		return l.T("profile.step.tcp")
+	case tlsconf.StepTLS:
+		return l.T("profile.step.tls")
+	case tlsconf.StepSignIn:
+		return l.T("profile.step.signin")
+	case tlsconf.StepFolders:
+		return l.T("profile.step.folders")
+	}
+	return l.T("profile.step.other")
 }
 
 // profileAction runs, retries, pauses or cancels a profile.
