@@ -10,7 +10,6 @@ import (
 
 	"github.com/letterhold/letterhold/internal/catalog"
 	"github.com/letterhold/letterhold/internal/ingest"
-	"github.com/letterhold/letterhold/internal/mailtest"
 )
 
 // Several folders are read at a time; all is there once, also over connections
@@ -53,12 +52,11 @@ func TestConnections(t *testing.T) {
 // A server that allows fewer connections gives fewer.
 func TestFewerConnections(t *testing.T) {
 	w := newWorld(t)
-	w.d = mailtest.StartDovecot(t, "mail_max_userip_connections = 2\n")
 	for f := range 6 {
-		w.d.Put(t, "alice", fmt.Sprintf("f%d", f), "1.m:2,", append(mail(f), bytes.Repeat([]byte("0123456789\n"), 4000)...))
+		w.d.Put(t, "alice", fmt.Sprintf("f%d", f), "1.m:2,", mail(f))
 	}
-	// Slow enough for all to be tried while the first is at work.
-	p := w.profile(t, w.d.IMAPS, func(p *ingest.Profile) { p.Connections, p.Bandwidth = 6, 150_000 })
+	port := startCutter(t, w.d.IMAPS, func(c int) int64 { return int64(min(c, 1)) }) // the first alone is let in
+	p := w.profile(t, port, func(p *ingest.Profile) { p.Connections = 6 })
 	out := w.run(t, p)
 	w.want(t, out, catalog.RunDone, 6, 0, 0)
 	var lines []catalog.Line
