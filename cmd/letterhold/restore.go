@@ -66,7 +66,11 @@ without: exit code 3.`,
 				}
 				p := e.progress("restoring")
 				r := target.Restore{Place: to, Names: what.names, Hits: what.hits(c.Context(), o), Progress: func(r target.Report) { p.set(r.Bytes, 0, fmt.Sprintf("%d messages", r.Seen)) },
-					Credential: func(context.Context) (imapclient.Credential, error) {
+					Credential: func(ctx context.Context) (imapclient.Credential, error) {
+						if to.Token != "" {
+							t, err := o.Runner.Token(ctx, to.Token, to.Account())
+							return imapclient.Credential{User: to.Account(), Token: t.Access}, err
+						}
 						return imapclient.Credential{User: to.Account(), Password: string(password)}, nil
 					}}
 				report, err := r.Run(c.Context(), o.Archive)
@@ -81,6 +85,7 @@ without: exit code 3.`,
 	f.StringVar(&to.From, "from", "", "sender of the envelope, for SMTP")
 	f.StringVar(&to.Rcpt, "rcpt", "", "recipient of the envelope, for SMTP")
 	f.StringVar(&x.password, "password-file", "", `file with the account's password, "-" for standard input`)
+	f.StringVar(&to.Token, "token-source", "", "where a token for the account comes from, instead of a password: letterhold token add")
 	x.register(c)
 	f.StringVar(&tz, "tz", "UTC", "time zone of dates in the query")
 	f.BoolVar(&js, "json", false, "print the report as JSON")

@@ -35,6 +35,7 @@ func (x *targetFlags) register(c *cobra.Command) {
 	f.DurationVar(&x.every, "every", 0, "bring what is new after this time: 5m or more; without it, by hand")
 	f.StringVar(&x.p.At, "at", "", `bring what is new daily ("02:30") or weekly ("Mon 02:30")`)
 	f.StringVar(&x.p.Window, "window", "", "only between these times of the day: 22:00-06:00")
+	f.StringVar(&x.p.Token, "token-source", "", "where a token for the account comes from, instead of a password: letterhold token add")
 	x.connectionFlags.register(c)
 	f.BoolVar(&x.disabled, "disabled", false, "do not run it by itself")
 }
@@ -44,7 +45,7 @@ func (x *targetFlags) apply(e *env, c *cobra.Command, p *target.Profile, now tim
 	given := c.Flags().Changed
 	for name, set := range map[string]func(){
 		"to": func() { p.To = x.p.To }, "query": func() { p.Query = x.p.Query }, "folder": func() { p.Folder = x.p.Folder }, "from": func() { p.From = x.p.From }, "rcpt": func() { p.Rcpt = x.p.Rcpt }, "format": func() { p.Format = export.Format(x.format) },
-		"every": func() { p.Every = ingest.Duration(x.every) }, "at": func() { p.At = x.p.At }, "window": func() { p.Window = x.p.Window }, "disabled": func() { p.Enabled = !x.disabled },
+		"every": func() { p.Every = ingest.Duration(x.every) }, "at": func() { p.At = x.p.At }, "window": func() { p.Window = x.p.Window }, "token-source": func() { p.Token = x.p.Token }, "disabled": func() { p.Enabled = !x.disabled },
 	} {
 		if given(name) {
 			set()

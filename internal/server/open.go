@@ -76,6 +76,7 @@ func OpenArchive(dir string, secret func() (seal.Secret, error), o archive.Optio
 	x.Search = search.New(x.Archive, x.Index)
 	x.Runner = ingest.NewRunner(x.Archive)
 	x.Targets = target.NewRunner(x.Archive, x.find)
+	x.Targets.Token = x.Runner.Token
 	return x, nil
 }
 

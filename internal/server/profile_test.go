@@ -65,7 +65,7 @@ func TestProfileForm(t *testing.T) {
 		"Give the profile a name":        {"name": {" "}},
 		"no pattern of folders":          {"folders": {"[x"}},
 		"is not reached with verified":   {"from": {"ann@localhost:1"}},
-		"it is written like imaps://":      {"from": {"imaps://"}},
+		"it is written like imaps://":    {"from": {"imaps://"}},
 		"does not belong into the addre": {"from": {"imaps://ann:secret@mail.example.org"}},
 	} {
 		f := url.Values{}

@@ -268,6 +268,9 @@ func (c *Client) signIn(cr imapclient.Credential) error {
 	}
 	offers := strings.Fields(c.caps["AUTH"])
 	has := func(m string) bool { return slices.Contains(offers, m) }
+	if cr.Token != "" {
+		return c.bearer(cr, has)
+	}
 	switch {
 	case has("SCRAM-SHA-256"), has("SCRAM-SHA-256-PLUS"):
 		b := imapclient.Unoffered
@@ -295,6 +298,27 @@ func (c *Client) signIn(cr imapclient.Credential) error {
 		})
 	}
 	return errors.New("the server offers no way to sign in that is known here (SCRAM-SHA-256, PLAIN, LOGIN)")
+}
+
+// bearer signs in with a token. A server that does not take it says why, and
+// waits for an answer to that (RFC 7628, 3.2.3).
+func (c *Client) bearer(cr imapclient.Credential, has func(string) bool) error {
+	mechanism, first, last, err := cr.Bearer(has, c.o.Host, c.o.Port)
+	if err != nil {
+		return err
+	}
+	told := false
+	err = c.exchange(mechanism, first, func(string) (string, error) {
+		if told {
+			return "", fmt.Errorf("%w: the server asks again in %s", errProtocol, mechanism)
+		}
+		told = true
+		return last, nil
+	})
+	if err == nil && told {
+		return fmt.Errorf("%w: the server refused the token and then let it in", errProtocol)
+	}
+	return err
 }
 
 // exchange runs a SASL mechanism (RFC 4954, 4); next answers a challenge. An

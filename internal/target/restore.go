@@ -10,6 +10,7 @@ import (
 	"github.com/letterhold/letterhold/internal/catalog"
 	"github.com/letterhold/letterhold/internal/imapclient"
 	"github.com/letterhold/letterhold/internal/ingest"
+	"github.com/letterhold/letterhold/internal/token"
 )
 
 // Restore says what goes back to where, once.
@@ -42,6 +43,12 @@ func (p *Place) Check(now time.Time) error {
 	a, err := p.address()
 	if err != nil {
 		return err
+	}
+	if way, yes := token.Passwordless(a.host); yes && a.user != "" && p.Token == "" {
+		return fmt.Errorf("%s: %s (--token-source)", a.host, way)
+	}
+	if p.Token != "" && a.user == "" {
+		return errors.New("a token opens an account; the address names none")
 	}
 	return p.Connection.Check(a.host, now)
 }

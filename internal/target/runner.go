@@ -13,6 +13,7 @@ import (
 	"github.com/letterhold/letterhold/internal/imapclient"
 	"github.com/letterhold/letterhold/internal/ingest"
 	"github.com/letterhold/letterhold/internal/seal"
+	"github.com/letterhold/letterhold/internal/token"
 )
 
 // Find walks the hits of a query, after the index has followed what is in the
@@ -25,6 +26,8 @@ type Runner struct {
 	Patience time.Duration
 	// SaveEvery is how often a run's place is stored; 0 is two seconds.
 	SaveEvery time.Duration
+	// Token gets an access token for an account from a source of tokens.
+	Token func(ctx context.Context, source, user string) (token.Token, error)
 
 	a    *archive.Archive
 	find Find
@@ -175,6 +178,12 @@ func (r *Runner) Live() (out []ingest.Progress) {
 
 // credential returns what opens the account of a profile.
 func (r *Runner) credential(p *Profile) Credential {
+	if p.Token != "" {
+		return func(ctx context.Context) (imapclient.Credential, error) {
+			t, err := r.Token(ctx, p.Token, p.Account())
+			return imapclient.Credential{User: p.Account(), Token: t.Access}, err
+		}
+	}
 	return func(ctx context.Context) (imapclient.Credential, error) {
 		name := catalog.ProfileSecret(p.ID)
 		var box []byte

@@ -32,6 +32,7 @@ type Place struct {
 	Folder string `json:"folder,omitempty"` // pattern of folders on an IMAP server; default {folder}
 	From   string `json:"from,omitempty"`   // sender of SMTP's envelope
 	Rcpt   string `json:"rcpt,omitempty"`   // its recipient
+	Token  string `json:"token,omitempty"`  // source of tokens, instead of a password
 
 	ingest.Connection
 }
