@@ -39,6 +39,7 @@ func (x *profileFlags) register(c *cobra.Command) {
 	f.StringVar(&x.p.Pin, "pin", "", "SHA-256 of the server's key, to trust this key alone")
 	f.DurationVar(&x.every, "every", 0, "collect again after this time: 5m or more; without it, by hand")
 	f.StringVar(&x.p.At, "at", "", `collect daily ("02:30") or weekly ("Mon 02:30")`)
+	f.BoolVar(&x.p.Idle, "idle", false, "collect as soon as the IMAP server tells of new mail in INBOX, or in the only one of --folders; besides --every or --at")
 	f.StringVar(&x.p.Window, "window", "", "collect only between these times of the day: 22:00-06:00")
 	f.StringSliceVar(&x.folders, "folders", nil, "folders to collect (patterns); without it all but spam, trash and drafts")
 	f.StringSliceVar(&x.exclude, "exclude", nil, "folders to leave out (patterns)")
@@ -56,7 +57,7 @@ func (x *profileFlags) apply(e *env, c *cobra.Command, p *ingest.Profile, now ti
 	given := c.Flags().Changed
 	for name, set := range map[string]func(){
 		"from": func() { p.From = x.p.From }, "mailbox": func() { p.Mailbox = x.p.Mailbox }, "pin": func() { p.Pin = x.p.Pin }, "every": func() { p.Every = ingest.Duration(x.every) },
-		"at": func() { p.At = x.p.At }, "window": func() { p.Window = x.p.Window }, "folders": func() { p.Include = x.folders }, "exclude": func() { p.Exclude = x.exclude },
+		"at": func() { p.At = x.p.At }, "idle": func() { p.Idle = x.p.Idle }, "window": func() { p.Window = x.p.Window }, "folders": func() { p.Include = x.folders }, "exclude": func() { p.Exclude = x.exclude },
 		"target": func() { p.Target = x.p.Target }, "allow-net": func() { p.AllowNet = x.p.AllowNet }, "disabled": func() { p.Enabled = !x.disabled },
 	} {
 		if given(name) {

@@ -322,6 +322,9 @@ func (c *Client) notice(p *response) {
 			c.exists = uint32(min(n, 1<<32-1))
 		}
 	}
+	if len(p.values) == 2 && p.values[1].is("EXPUNGE") && c.exists > 0 {
+		c.exists--
+	}
 }
 
 // Close says goodbye and closes.

@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -23,6 +24,8 @@ import (
 type Runner struct {
 	// Patience is how long is waited before connecting again; 0 is a second.
 	Patience time.Duration
+	// Tick is how often the schedule is looked at; 0 is 15 seconds.
+	Tick time.Duration
 
 	a *archive.Archive
 
@@ -45,19 +48,21 @@ func NewRunner(a *archive.Archive) *Runner {
 	return &Runner{a: a, live: map[int64]*live{}, imports: map[string]bool{}}
 }
 
-// tick is how often the schedule is looked at.
-const tick = 15 * time.Second
-
-// Serve runs profiles when they are due, and goes on with runs that a stop
-// interrupted, until ctx ends.
+// Serve runs profiles when they are due or told of new mail, and goes on with
+// runs that a stop interrupted, until ctx ends.
 func (r *Runner) Serve(ctx context.Context) {
+	w := &watchers{r: r, each: map[int64]*watcher{}}
+	defer w.close()
 	for ctx.Err() == nil {
 		if err := r.startDue(ctx); err != nil && ctx.Err() == nil {
 			r.a.Log().Error("the schedule of profiles", "err", err)
 		}
+		if err := w.update(ctx); err != nil && ctx.Err() == nil {
+			r.a.Log().Error("waiting for new mail", "err", err)
+		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(tick):
+		case <-time.After(cmp.Or(r.Tick, 15*time.Second)):
 		}
 	}
 }
@@ -86,7 +91,7 @@ func (r *Runner) startDue(ctx context.Context) error {
 const scheduled = "schedule"
 
 func (r *Runner) due(ctx context.Context, p *Profile) (bool, error) {
-	if x := p.Exception; !p.Enabled || x != nil && !r.a.Now().Before(x.Until) {
+	if !p.Enabled || p.rests(r.a.Now()) {
 		return false, nil
 	}
 	var last []catalog.Run
