@@ -86,11 +86,14 @@ func (e *env) reportRun(out *ingest.Outcome, js bool) error {
 			e.printf("failed: %s: %s\n", f.Where, f.Reason)
 		}
 		e.printf("%s: %s\n", out.State, sum(out.Counts))
+		if out.State == catalog.RunWaiting {
+			e.printf("it goes on by itself: %s\n", plain(out.Error))
+		}
 	}
 	switch out.State {
 	case catalog.RunDone:
 		return nil
-	case catalog.RunPartial, catalog.RunPaused, catalog.RunCancelled:
+	case catalog.RunPartial, catalog.RunPaused, catalog.RunWaiting, catalog.RunCancelled:
 		return codeError(exitPartial)
 	}
 	return codeError(exitError)

@@ -91,7 +91,7 @@ func (c *Client) within(end time.Time) (*response, error) {
 	case p.tag != "*":
 		return nil, fmt.Errorf("%w: %.40q within IDLE", ErrProtocol, p.tag)
 	case p.status == "BYE":
-		return nil, fmt.Errorf("%w: %q", ErrBye, clip(p.text))
+		return nil, bye(p)
 	}
 	c.notice(p)
 	return p, nil

@@ -100,7 +100,7 @@ func (r *Runner) watchable(ctx context.Context, p *Profile) (bool, error) {
 		last, err = v.RunsOf(p.ID, 1)
 		return err
 	})
-	return err == nil && (len(last) == 0 || last[0].State != catalog.RunPaused), err
+	return err == nil && (len(last) == 0 || last[0].State != catalog.RunPaused && last[0].State != catalog.RunWaiting), err
 }
 
 func (p *Profile) checkIdle(e endpoint) error {
@@ -137,7 +137,7 @@ func (r *Runner) watch(ctx, all context.Context, p *Profile) (again bool) {
 		case errors.Is(err, imapclient.ErrNoIdle):
 			log.Info("new mail is not waited for: the schedule remains", "err", err)
 			return false
-		case errors.Is(err, imapclient.ErrRefused):
+		case errors.Is(err, imapclient.ErrRefused), errors.Is(err, imapclient.ErrLater):
 			wait = maxRewait
 		case time.Since(began) > maxRewait:
 			wait = least

@@ -110,6 +110,8 @@ func (r *Runner) due(ctx context.Context, p *Profile) (bool, error) {
 		return true, nil
 	case catalog.RunPaused:
 		return false, nil
+	case catalog.RunWaiting:
+		return goesOn(&last[0], p.schedule(), r.a.Now()), nil
 	}
 	return p.schedule().due(last[0].Started, r.a.Now()), nil
 }
@@ -266,6 +268,9 @@ func (r *Runner) run(ctx context.Context, l *live, p *Profile, who string) (*Out
 	}
 	note("run %d of %q begins", in.row.ID, p.Name)
 	src, err := p.open(r.a, r, missed, note)
+	if s, ok := src.(*source.IMAP); ok {
+		s.Known = r.known(ctx, mailbox, p.folder)
+	}
 	if err == nil {
 		err = in.work(ctx, src, marks)
 	}
@@ -284,7 +289,7 @@ func (r *Runner) begin(ctx context.Context, in *intake, p *Profile, who string) 
 			return err
 		}
 		rs, err := v.RunsOf(p.ID, 1)
-		if err == nil && len(rs) == 1 && (rs[0].State == catalog.RunRunning || rs[0].State == catalog.RunPaused) {
+		if err == nil && len(rs) == 1 && unfinished(&rs[0]) {
 			in.resume(&rs[0])
 		}
 		return err
@@ -297,7 +302,7 @@ func (r *Runner) begin(ctx context.Context, in *intake, p *Profile, who string) 
 			in.row = catalog.Run{Profile: p.ID, What: p.Name, Who: who, Started: r.a.Now()}
 			return t.StartRun(&in.row)
 		}
-		in.row.State = catalog.RunRunning
+		in.row.State, in.row.Ended = catalog.RunRunning, time.Time{}
 		return t.SaveRun(&in.row, nil, nil)
 	})
 }
@@ -339,6 +344,8 @@ func (r *Runner) end(ctx context.Context, in *intake, p *Profile, cause error, t
 		in.interrupted() // the run stays "running": it goes on at the next start
 		out.State, out.Report, out.Error = catalog.RunRunning, in.report, "interrupted"
 		return out, ctx.Err()
+	case wantsLater(cause):
+		note("the run waits, and goes on after %s: %v", r.a.Now().Add(laterAfter).Format("15:04"), cause)
 	default:
 		note("stopped: %v", cause)
 	}
@@ -350,6 +357,8 @@ func (r *Runner) end(ctx context.Context, in *intake, p *Profile, cause error, t
 		in.row.State, in.row.Ended = catalog.RunPaused, time.Time{}
 	case cause != nil && errors.Is(why, errCancelled):
 		in.row.State = catalog.RunCancelled
+	case wantsLater(cause):
+		in.row.State, out.Error = catalog.RunWaiting, cause.Error()
 	case cause != nil:
 		in.row.State = catalog.RunFailed
 		out.Error = cause.Error()

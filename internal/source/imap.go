@@ -31,6 +31,10 @@ type IMAP struct {
 	Retry      []Ref // messages that failed before
 	Note       func(format string, args ...any)
 	Patience   time.Duration // before connecting again; default a second, and longer each time
+	// Known tells whether the archive has a message in all of these folders, by
+	// its Message-ID field and its size. Without it, labels that a message gets
+	// later are not followed.
+	Known func(header []byte, size int64, folders []string) bool
 }
 
 // Filter says which folders are collected. Patterns are as in path.Match, for
@@ -104,6 +108,7 @@ type imapWalk struct {
 	yield      func(Item) bool
 	c          *imapclient.Client
 	folderName string // that is open
+	all        string // the folder of all mail, if the others are not walked for it
 	moved      bool   // something was handed over since the last connection
 	failed     int    // connections in a row that brought nothing
 
@@ -129,6 +134,7 @@ func (s *IMAP) Walk(ctx context.Context, marks Marks, yield func(Item) bool) err
 	}); err != nil {
 		return err
 	}
+	folders = w.allMail(folders)
 	for i := range folders {
 		f := &folders[i]
 		if why := s.Filter.Why(f.Path(), f.Attrs, f.Shared); why != "" {
@@ -245,7 +251,7 @@ func broken(err error) bool {
 	var step *tlsconf.StepError
 	var large *imapclient.TooLargeError
 	switch {
-	case errors.Is(err, errStop), errors.Is(err, imapclient.ErrUnsafe), errors.Is(err, imapclient.ErrRefused), errors.Is(err, tlsconf.ErrCertificate), errors.Is(err, tlsconf.ErrForbidden):
+	case errors.Is(err, errStop), errors.Is(err, imapclient.ErrLater), errors.Is(err, imapclient.ErrUnsafe), errors.Is(err, imapclient.ErrRefused), errors.Is(err, tlsconf.ErrCertificate), errors.Is(err, tlsconf.ErrForbidden):
 		return false
 	case errors.As(err, &large), errors.Is(err, imapclient.ErrBye):
 		return true
@@ -291,7 +297,7 @@ func (w *imapWalk) folder(f *imapclient.Folder) error {
 	p := parsePlace(w.marks[f.Name])
 	retry := w.retries(f)
 	st, err := w.c.Status(f)
-	if err == nil && p.unchanged(st) && len(retry) == 0 {
+	if err == nil && p.unchanged(st) && len(retry) == 0 && (w.all != f.Name || p.modseq == st.ModSeq) {
 		return nil
 	}
 	before := p
@@ -311,6 +317,9 @@ func (w *imapWalk) folder(f *imapclient.Folder) error {
 		retry = nil
 	}
 	if err := w.fetch(f, p, retry, true); err != nil {
+		return err
+	}
+	if err := w.relabel(f, p, st); err != nil {
 		return err
 	}
 	p = parsePlace(w.marks[f.Name]) // as far as it came, should it be a second try
@@ -450,6 +459,8 @@ func (w *imapWalk) bodies(f *imapclient.Folder, p place, uids []uint32, about ma
 	var large *imapclient.TooLargeError
 	var status *imapclient.StatusError
 	switch {
+	case errors.Is(err, imapclient.ErrLater):
+		return err
 	case errors.As(err, &large) && next < len(uids):
 		// It lied about a size: this one is passed over, the connection is lost.
 		i := w.item(f, p, uids[next], about[uids[next]], again)
@@ -478,8 +489,8 @@ func (w *imapWalk) bodies(f *imapclient.Folder, p place, uids []uint32, about ma
 func (w *imapWalk) whole(f *imapclient.Folder, p place, uid uint32, d *imapclient.Message, again bool, body []byte) Item {
 	i := w.item(f, p, uid, d, again)
 	i.Raw, i.Flags, i.Internal = body, strings.Join(d.Flags, " "), d.Internal
-	if d.Labels != nil {
-		i.Labels = gmailFolders(f, d.Labels)
+	if w.all == f.Name && f.Name != "" {
+		i.Labels, i.Skip = w.labels(f, d.Labels)
 	}
 	return i
 }
@@ -508,26 +519,6 @@ func (w *imapWalk) missing(f *imapclient.Folder, p place, uid uint32, d *imapcli
 		i.Err = errors.New("the server lists it and does not send it")
 	}
 	return i
-}
-
-// gmailFolders are the folders that Gmail's labels stand for: one message, with
-// its labels as occurrences.
-func gmailFolders(f *imapclient.Folder, labels []string) (out []string) {
-	for _, l := range labels {
-		switch strings.TrimPrefix(l, `\`) {
-		case "Inbox":
-			l = "INBOX"
-		case "Sent", "Important", "Starred", "Draft":
-			l = strings.TrimPrefix(l, `\`)
-		}
-		lf := imapclient.Folder{Name: l, Delim: "/"}
-		out = append(out, lf.Path())
-	}
-	if len(out) == 0 {
-		out = []string{f.Path()}
-	}
-	slices.Sort(out)
-	return slices.Compact(out)
 }
 
 // ParsePort reads a port; "" is the default.
