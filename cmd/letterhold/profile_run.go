@@ -108,6 +108,9 @@ func (e *env) reportRun(out *ingest.Outcome, done string, js bool) error {
 			e.printf("failed: %s: %s\n", f.Where, f.Reason)
 		}
 		e.printf("%s: %s\n", out.State, sumAs(out.Counts, done))
+		if out.State == catalog.RunWaiting {
+			e.printf("it goes on by itself: %s\n", plain(out.Error))
+		}
 		e.printCauses(out.Causes)
 		if d := out.Deletion; d != nil {
 			e.printf("deleted at the source: %d messages, %s; %d that are old enough stay\n", d.Count, human(d.Bytes), len(d.Kept))
@@ -120,7 +123,7 @@ func (e *env) reportRun(out *ingest.Outcome, done string, js bool) error {
 	switch out.State {
 	case catalog.RunDone:
 		return nil
-	case catalog.RunPartial, catalog.RunPaused, catalog.RunCancelled:
+	case catalog.RunPartial, catalog.RunPaused, catalog.RunWaiting, catalog.RunCancelled:
 		return codeError(exitPartial)
 	}
 	return codeError(exitError)

@@ -44,7 +44,8 @@ type Run struct {
 // States of a run.
 const (
 	RunRunning   = "running"
-	RunPaused    = "paused"
+	RunPaused    = "paused"  // by somebody, who lets it go on
+	RunWaiting   = "waiting" // the source wants to be asked later; it goes on by itself
 	RunDone      = "done"
 	RunPartial   = "partial" // something failed
 	RunFailed    = "failed"

@@ -64,6 +64,8 @@ var (
 	ErrUnsafe = errors.New("not safe to go on")
 	// ErrBye: the server ended the connection.
 	ErrBye = errors.New("the server ended the connection")
+	// ErrLater: what may be asked of the account in some time is used up.
+	ErrLater = errors.New("the server wants to be asked later")
 )
 
 // StatusError is a NO or BAD.
@@ -77,7 +79,28 @@ func (e *StatusError) Error() string {
 	return fmt.Sprintf("the server refused %s: %s%s %q", e.Command, e.Status, code, clip(e.Text))
 }
 
-func (e *StatusError) Unwrap() error { return ErrRefused }
+func (e *StatusError) Unwrap() error {
+	if e.Command != "APPEND" && later(e.Code, e.Text) {
+		return ErrLater
+	}
+	return ErrRefused
+}
+
+// later tells whether a refusal is for a while only: Gmail's OVERQUOTA and what
+// it says where it gives no code, and Exchange's throttling. Who adds messages
+// is told OVERQUOTA of a mailbox that is full (RFC 5530, 3).
+func later(code, text string) bool {
+	code, _, _ = strings.Cut(strings.ToUpper(code), " ")
+	return code == "OVERQUOTA" || code == "THROTTLED" || strings.Contains(strings.ToLower(text), "exceeded command or bandwidth limits")
+}
+
+// bye is the error of a connection that the server ends.
+func bye(p *response) error {
+	if later(p.code, p.text) {
+		return fmt.Errorf("%w: %q", ErrLater, clip(p.text))
+	}
+	return fmt.Errorf("%w: %q", ErrBye, clip(p.text))
+}
 
 // clip bounds what is repeated of a server's words.
 func clip(s string) string {
@@ -182,7 +205,7 @@ func (c *Client) greeting() error {
 	case p.tag != "*" || p.status == "":
 		return fmt.Errorf("%w: its greeting is %.40q", ErrProtocol, p.tag)
 	case p.status == "BYE":
-		return fmt.Errorf("%w: %q", ErrBye, clip(p.text))
+		return bye(p)
 	case p.status != "OK":
 		return fmt.Errorf("%w: the server greets with %s", ErrUnsafe, p.status)
 	}
@@ -308,7 +331,7 @@ func (c *Client) answer(tag string, fn func(*response) error) (*response, error)
 		case p.tag != "*":
 			return nil, fmt.Errorf("%w: an answer to %.40q, which was not asked", ErrProtocol, p.tag)
 		case p.status == "BYE":
-			return nil, fmt.Errorf("%w: %q", ErrBye, clip(p.text))
+			return nil, bye(p)
 		}
 		c.notice(p)
 		if fn != nil {
@@ -325,6 +348,9 @@ func (c *Client) notice(p *response) {
 		if n, err := p.values[0].number(); err == nil {
 			c.exists = uint32(min(n, 1<<32-1))
 		}
+	}
+	if len(p.values) == 2 && p.values[1].is("EXPUNGE") && c.exists > 0 {
+		c.exists--
 	}
 }
 

@@ -237,6 +237,7 @@ type Message struct {
 	Internal time.Time
 	ModSeq   uint64
 	Body     []byte   // nil unless asked for
+	Header   []byte   // the fields that were asked for
 	Gmail    uint64   // X-GM-MSGID
 	Labels   []string // X-GM-LABELS
 }
@@ -288,6 +289,19 @@ func (c *Client) Describe(uids []uint32, fn func(*Message) error) error {
 		items += " X-GM-MSGID X-GM-LABELS"
 	}
 	return c.fetch(uids, items, fn)
+}
+
+// Changed asks for the labels, sizes and Message-IDs of messages, up to a UID,
+// that changed after a MODSEQ (RFC 7162, 3.1.4.1).
+func (c *Client) Changed(upTo uint32, since uint64, fn func(*Message) error) error {
+	err := c.command("UID FETCH", fmt.Sprintf("UID FETCH 1:%d (UID RFC822.SIZE X-GM-LABELS BODY.PEEK[HEADER.FIELDS (MESSAGE-ID)]) (CHANGEDSINCE %d)", upTo, since), func(p *response) error {
+		m, ok, err := parseFetch(p)
+		if err != nil || !ok || m.UID == 0 || m.UID > upTo {
+			return err
+		}
+		return fn(m)
+	})
+	return tlsconf.At(tlsconf.StepMessage, err)
 }
 
 // Bodies asks for whole messages, without setting \Seen, one after the other.
@@ -352,6 +366,8 @@ func parseFetch(p *response) (*Message, bool, error) {
 			if v.kind == text {
 				m.Body = v.s
 			}
+		case "BODY[HEADER.FIELDS (MESSAGE-ID)]":
+			m.Header = v.s
 		}
 		if err != nil {
 			return nil, false, err

@@ -43,6 +43,7 @@ type Profile struct {
 	Every  Duration `json:"every,omitempty"` // 0: by hand
 	At     string   `json:"at,omitempty"`    // daily "02:30", or weekly "Mon 02:30"
 	Window string   `json:"window,omitempty"`
+	Idle   bool     `json:"idle,omitempty"` // also when the server tells of new mail
 
 	Token string `json:"token,omitempty"` // source of tokens, instead of a password
 
@@ -119,7 +120,7 @@ func (p *Profile) Check(now time.Time) error {
 	if p.Token != "" && e.scheme == "folder" {
 		return errors.New("a folder needs no token")
 	}
-	if err := errors.Join(p.checkLimits(e), p.checkDelete(e)); err != nil {
+	if err := errors.Join(p.checkLimits(e), p.checkDelete(e), p.checkIdle(e)); err != nil {
 		return err
 	}
 	return p.Connection().Check(e.host, now)
@@ -407,10 +408,15 @@ func clock(s string) (int, error) {
 
 func (s schedule) check() error { return s.err }
 
+// open tells whether a moment lies in the time window.
+func (s schedule) open(now time.Time) bool {
+	minute := now.Hour()*60 + now.Minute()
+	return s.from == s.to || s.from < s.to && minute >= s.from && minute < s.to || s.from > s.to && (minute >= s.from || minute < s.to)
+}
+
 // due tells whether a run is due at a moment, the last having begun at another.
 func (s schedule) due(last, now time.Time) bool {
-	minute := now.Hour()*60 + now.Minute()
-	if s.from != s.to && !(s.from < s.to && minute >= s.from && minute < s.to || s.from > s.to && (minute >= s.from || minute < s.to)) {
+	if !s.open(now) {
 		return false
 	}
 	switch {

@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -24,6 +25,8 @@ import (
 type Runner struct {
 	// Patience is how long is waited before connecting again; 0 is a second.
 	Patience time.Duration
+	// Tick is how often the schedule is looked at; 0 is 15 seconds.
+	Tick time.Duration
 
 	a *archive.Archive
 
@@ -47,19 +50,21 @@ func NewRunner(a *archive.Archive) *Runner {
 	return &Runner{a: a, live: map[int64]*live{}, imports: map[string]*intake{}}
 }
 
-// tick is how often the schedule is looked at.
-const tick = 15 * time.Second
-
-// Serve runs profiles when they are due, and goes on with runs that a stop
-// interrupted, until ctx ends.
+// Serve runs profiles when they are due or told of new mail, and goes on with
+// runs that a stop interrupted, until ctx ends.
 func (r *Runner) Serve(ctx context.Context) {
+	w := &watchers{r: r, each: map[int64]*watcher{}}
+	defer w.close()
 	for ctx.Err() == nil {
 		if err := r.startDue(ctx); err != nil && ctx.Err() == nil {
 			r.a.Log().Error("the schedule of profiles", "err", err)
 		}
+		if err := w.update(ctx); err != nil && ctx.Err() == nil {
+			r.a.Log().Error("waiting for new mail", "err", err)
+		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(tick):
+		case <-time.After(cmp.Or(r.Tick, 15*time.Second)):
 		}
 	}
 }
@@ -107,6 +112,8 @@ func (r *Runner) due(ctx context.Context, p *Profile) (bool, error) {
 		return true, nil
 	case catalog.RunPaused:
 		return false, nil
+	case catalog.RunWaiting:
+		return goesOn(&last[0], p.timing().schedule(), r.a.Now()), nil
 	}
 	return p.timing().Due(last[0].Started, p.Created, r.a.Now()), nil
 }
@@ -294,15 +301,19 @@ func (r *Runner) run(ctx context.Context, l *live, p *Profile, who string) (*Out
 	}
 	note("run %d of %q begins", in.row.ID, p.Name)
 	r.setStep(l, StepCollecting)
-	src, err := p.open(r.a, r, missed, note, in.expect)
-	if err == nil {
-		err = in.work(ctx, src, marks)
-	}
-	if r.refused(ctx, p, err) { // a token may end before its time
-		note("the token was refused: once more with a new one")
-		if src, err = p.open(r.a, r, missed, note, in.expect); err == nil {
-			err = in.work(ctx, src, marks)
+	walk := func() error {
+		src, err := p.open(r.a, r, missed, note, in.expect)
+		if err != nil {
+			return err
 		}
+		if s, ok := src.(*source.IMAP); ok && !p.Multidrop {
+			s.Known = r.known(ctx, mailbox, p.folder)
+		}
+		return in.work(ctx, src, marks)
+	}
+	if err = walk(); r.refused(ctx, p, err) { // a token may end before its time
+		note("the token was refused: once more with a new one")
+		err = walk()
 	}
 	out, err := r.end(ctx, in, p, err, time.Since(start), note)
 	if err != nil || p.DeleteAfter == 0 || out.State != catalog.RunDone && out.State != catalog.RunPartial {
@@ -339,7 +350,7 @@ func (r *Runner) begin(ctx context.Context, in *intake, p *Profile, who string) 
 			return err
 		}
 		rs, err := v.RunsOf(p.ID, 1)
-		if err == nil && len(rs) == 1 && (rs[0].State == catalog.RunRunning || rs[0].State == catalog.RunPaused) {
+		if err == nil && len(rs) == 1 && unfinished(&rs[0]) {
 			in.mu.Lock()
 			defer in.mu.Unlock()
 			in.resume(&rs[0])
@@ -356,7 +367,7 @@ func (r *Runner) begin(ctx context.Context, in *intake, p *Profile, who string) 
 			in.row = catalog.Run{Profile: p.ID, What: p.Name, Who: who, Started: r.a.Now()}
 			return t.StartRun(&in.row)
 		}
-		in.row.State = catalog.RunRunning
+		in.row.State, in.row.Ended = catalog.RunRunning, time.Time{}
 		return t.SaveRun(&in.row, nil, nil)
 	})
 }
@@ -398,6 +409,8 @@ func (r *Runner) end(ctx context.Context, in *intake, p *Profile, cause error, t
 		in.interrupted() // the run stays "running": it goes on at the next start
 		out.State, out.Report, out.Error = catalog.RunRunning, in.report, "interrupted"
 		return out, ctx.Err()
+	case wantsLater(cause):
+		note("the run waits, and goes on after %s: %v", r.a.Now().Add(laterAfter).Format("15:04"), cause)
 	default:
 		note("stopped: %v", cause)
 	}
@@ -409,6 +422,8 @@ func (r *Runner) end(ctx context.Context, in *intake, p *Profile, cause error, t
 		in.row.State, in.row.Ended = catalog.RunPaused, time.Time{}
 	case cause != nil && errors.Is(why, errCancelled):
 		in.row.State = catalog.RunCancelled
+	case wantsLater(cause):
+		in.row.State, out.Error = catalog.RunWaiting, cause.Error()
 	case cause != nil:
 		in.row.State = catalog.RunFailed
 		out.Error = cause.Error()

@@ -43,13 +43,7 @@ func TestUnchangedFolders(t *testing.T) {
 			w.d.Put(t, "alice", "", fmt.Sprintf("%d.m:2,", i), mail(i))
 			w.d.Put(t, "alice", "work", fmt.Sprintf("%d.m:2,", i), mail(100+i))
 		}
-		dir := filepath.Join(w.d.Dir, "mail", "alice", "rawlog")
-		if err := os.Mkdir(dir, 0o777); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Chmod(dir, 0o777); err != nil {
-			t.Fatal(err)
-		}
+		dir := w.protocols(t)
 		p := w.profile(t, w.d.IMAPS, nil)
 		testUnchanged(t, w, func() *catalog.Counts { return &w.run(t, p).Counts }, dir, "work",
 			func() { w.d.Put(t, "alice", "work", "new.m:2,", mail(200)) },

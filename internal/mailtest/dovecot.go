@@ -255,6 +255,17 @@ func (d *Dovecot) Maildir(t testing.TB, account, folder string) string {
 	return dir
 }
 
+// Folder makes a folder below Dir that Dovecot may write in.
+func (d *Dovecot) Folder(t testing.TB, name string) string {
+	t.Helper()
+	dir := filepath.Join(d.Dir, name)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	d.own(t, dir)
+	return dir
+}
+
 func firstLevel(rel string) string {
 	for filepath.Dir(rel) != "." {
 		rel = filepath.Dir(rel)

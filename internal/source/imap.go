@@ -36,6 +36,10 @@ type IMAP struct {
 	Note       func(format string, args ...any)
 	Total      func(int64)   // told how many messages there are to walk; may be nil
 	Patience   time.Duration // before connecting again; default a second, and longer each time
+	// Known tells whether the archive has a message in all of these folders, by
+	// its Message-ID field and its size. Without it, labels that a message gets
+	// later are not followed.
+	Known func(header []byte, size int64, folders []string) bool
 	// Connections is how many folders are read at a time, each over a
 	// connection of its own; 0 is 1.
 	Connections int
@@ -112,6 +116,7 @@ type imapWalk struct {
 	yield      func(Item) bool
 	c          *imapclient.Client
 	folderName string // that is open
+	all        string // the folder of all mail, if the others are not walked for it
 	moved      bool   // something was handed over since the last connection
 	failed     int    // connections in a row that brought nothing
 
@@ -135,6 +140,7 @@ func (s *IMAP) Walk(ctx context.Context, marks Marks, yield func(Item) bool) err
 	}); err != nil {
 		return err
 	}
+	folders = w.allMail(folders)
 	folders = slices.DeleteFunc(folders, func(f imapclient.Folder) bool {
 		why := s.Filter.Why(f.Path(), f.Attrs, f.Shared)
 		if why != "" {
@@ -145,7 +151,7 @@ func (s *IMAP) Walk(ctx context.Context, marks Marks, yield func(Item) bool) err
 	if err := w.count(folders); err != nil {
 		return err
 	}
-	err := w.all(folders)
+	err := w.walkAll(folders)
 	if errors.Is(err, errStop) {
 		return nil
 	}
@@ -188,9 +194,9 @@ func (p place) left(st imapclient.Status) int64 {
 	return n
 }
 
-// all walks folders over as many connections as there may be. What each yields
+// walkAll walks folders over as many connections as there may be. What each yields
 // is in order; a folder is walked by one of them.
-func (w *imapWalk) all(folders []imapclient.Folder) error {
+func (w *imapWalk) walkAll(folders []imapclient.Folder) error {
 	queue := make(chan *imapclient.Folder, len(folders))
 	for i := range folders {
 		queue <- &folders[i]
@@ -209,7 +215,7 @@ func (w *imapWalk) all(folders []imapclient.Folder) error {
 		return !stopped
 	}
 	for n := range min(w.Connections, len(folders)) {
-		x := &imapWalk{IMAP: w.IMAP, ctx: ctx, marks: maps.Clone(w.marks), yield: yield, limit: window, strikes: map[string]int{}, known: w.known}
+		x := &imapWalk{IMAP: w.IMAP, ctx: ctx, marks: maps.Clone(w.marks), yield: yield, limit: window, strikes: map[string]int{}, known: w.known, all: w.all}
 		if n == 0 {
 			x.c, w.c = w.c, nil
 		}
@@ -339,7 +345,7 @@ func broken(err error) bool {
 	var step *tlsconf.StepError
 	var large *imapclient.TooLargeError
 	switch {
-	case errors.Is(err, errStop), errors.Is(err, imapclient.ErrUnsafe), errors.Is(err, imapclient.ErrRefused), errors.Is(err, tlsconf.ErrCertificate), errors.Is(err, tlsconf.ErrForbidden):
+	case errors.Is(err, errStop), errors.Is(err, imapclient.ErrLater), errors.Is(err, imapclient.ErrUnsafe), errors.Is(err, imapclient.ErrRefused), errors.Is(err, tlsconf.ErrCertificate), errors.Is(err, tlsconf.ErrForbidden):
 		return false
 	case errors.As(err, &large), errors.Is(err, imapclient.ErrBye):
 		return true
@@ -384,7 +390,7 @@ func (p place) String() string { return fmt.Sprintf("%d %d %d", p.validity, p.la
 func (w *imapWalk) folder(f *imapclient.Folder) error {
 	p := parsePlace(w.marks[f.Name])
 	retry := w.retries(f)
-	if st, ok := w.known[f.Name]; ok && p.unchanged(st) && len(retry) == 0 {
+	if st, ok := w.known[f.Name]; ok && p.unchanged(st) && len(retry) == 0 && (w.all != f.Name || p.modseq == st.ModSeq) {
 		return w.cure(f, st.UIDValidity)
 	}
 	before := p
@@ -405,6 +411,9 @@ func (w *imapWalk) folder(f *imapclient.Folder) error {
 		retry = nil
 	}
 	if err := w.fetch(f, p, retry, true); err != nil {
+		return err
+	}
+	if err := w.relabel(f, p, st); err != nil {
 		return err
 	}
 	p = parsePlace(w.marks[f.Name]) // as far as it came, should it be a second try
@@ -562,6 +571,8 @@ func (w *imapWalk) bodies(f *imapclient.Folder, p place, uids []uint32, about ma
 	var large *imapclient.TooLargeError
 	var status *imapclient.StatusError
 	switch {
+	case errors.Is(err, imapclient.ErrLater):
+		return err
 	case errors.As(err, &large) && next < len(uids):
 		// It lied about a size: this one is passed over, the connection is lost.
 		i := w.item(f, p, uids[next], about[uids[next]], again)
@@ -590,8 +601,8 @@ func (w *imapWalk) bodies(f *imapclient.Folder, p place, uids []uint32, about ma
 func (w *imapWalk) whole(f *imapclient.Folder, p place, uid uint32, d *imapclient.Message, again bool, body []byte) Item {
 	i := w.item(f, p, uid, d, again)
 	i.Raw, i.Flags, i.Internal = body, strings.Join(d.Flags, " "), d.Internal
-	if d.Labels != nil {
-		i.Labels = gmailFolders(f, d.Labels)
+	if w.all == f.Name && f.Name != "" {
+		i.Labels, i.Skip = w.labels(f, d.Labels)
 	}
 	return i
 }
@@ -620,26 +631,6 @@ func (w *imapWalk) missing(f *imapclient.Folder, p place, uid uint32, d *imapcli
 		i.Err = errors.New("the server lists it and does not send it")
 	}
 	return i
-}
-
-// gmailFolders are the folders that Gmail's labels stand for: one message, with
-// its labels as occurrences.
-func gmailFolders(f *imapclient.Folder, labels []string) (out []string) {
-	for _, l := range labels {
-		switch strings.TrimPrefix(l, `\`) {
-		case "Inbox":
-			l = "INBOX"
-		case "Sent", "Important", "Starred", "Draft":
-			l = strings.TrimPrefix(l, `\`)
-		}
-		lf := imapclient.Folder{Name: l, Delim: "/"}
-		out = append(out, lf.Path())
-	}
-	if len(out) == 0 {
-		out = []string{f.Path()}
-	}
-	slices.Sort(out)
-	return slices.Compact(out)
 }
 
 // ParsePort reads a port; "" is the default.

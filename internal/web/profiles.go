@@ -125,6 +125,8 @@ func stateName(l *speech, state string) string {
 		return l.T("profiles.state.running")
 	case catalog.RunPaused:
 		return l.T("profiles.state.paused")
+	case catalog.RunWaiting:
+		return l.T("profiles.state.waiting")
 	case catalog.RunDone:
 		return l.T("profiles.state.done")
 	case catalog.RunPartial:
