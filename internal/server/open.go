@@ -16,6 +16,7 @@ import (
 	"github.com/letterhold/letterhold/internal/posture"
 	"github.com/letterhold/letterhold/internal/seal"
 	"github.com/letterhold/letterhold/internal/search"
+	"github.com/letterhold/letterhold/internal/upload"
 )
 
 // Credential is the name of the systemd credential that holds a key file.
@@ -34,6 +35,7 @@ type Opened struct {
 
 	life    context.Context // ends when a server stops
 	keyFile string          // that a server knows
+	uploads *upload.Uploads // nil without a server
 	folder  *durable.Folder
 	unlock  func() error
 }
@@ -117,6 +119,9 @@ func (x *Opened) RebuildIndex(who string) error {
 
 // Close closes everything in the right order.
 func (x *Opened) Close() (err error) {
+	if x.uploads != nil {
+		x.uploads.Close()
+	}
 	if x.Runner != nil {
 		x.Runner.Close()
 	}

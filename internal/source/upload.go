@@ -30,7 +30,7 @@ func (u Upload) Walk(ctx context.Context, _ Marks, yield func(Item) bool) error 
 	w := &walker{ctx: ctx, o: Options{Folder: u.Folder}, yield: yield}
 	for _, f := range u.Files {
 		if err := w.sent(f); errors.Is(err, errStop) {
-			return nil
+			return ctx.Err()
 		} else if err != nil {
 			return errors.Join(err, ctx.Err())
 		}

@@ -30,7 +30,10 @@ func views() map[string][]any {
 		"search": {searchView{Empty: true, Exact: true}, full, searchView{Problem: "p"}, searchView{Total: 10000}}, "message": {m, &text}, "source": {sourceView{ID: "1", Text: "x"}, sourceView{Fields: []fieldView{{"a", "b"}}}},
 		"signin": {form, formView{}}, "welcome": {form}, "settings": {form, formView{}}, "unlock": {form}, "error": {errorView{404, "t", "w"}}, "help": {nil},
 		"profiles": {profilesView{}, profilesView{Running: true, Notice: "n", Profiles: []profileView{{ID: 1, Name: "n", From: "f", Mailbox: "m", Running: true, State: "running", Rate: "1", Missed: 2, Exception: true, Strip: []stripView{{"done", time.Unix(0, 0), 3}}}, {ID: 2, State: "failed", Error: "a"}, {ID: 3}}}},
-		"posture":  {postureView{}, postureView{Grade: "B", Score: 80, Verified: time.Unix(0, 0), Findings: []finding{{ID: "ID-1", State: "warning", What: "a"}, {ID: "ID-2", State: "information", Fix: "c", Escalates: time.Unix(0, 0), Accepted: "a"}}}},
+		"import":   {importView{}, importView{Problem: "p", Mailbox: "m", Folder: "f", Mailboxes: []string{"a", "b"}, Limit: "5 kB", MaxFiles: 3, Hours: 2, Dropped: true, Waiting: []waitingView{{"X", "f", "m", "1 kB", "2 kB"}}, Past: []pastView{{3, "f", "done", time.Unix(0, 0)}}}},
+		"report": {reportView{}, reportView{Run: 3, State: "running", Running: true, Rate: "1"}, reportView{Running: true, Stopping: true}, reportView{State: "failed", Gone: true, Ended: time.Unix(0, 0)}, reportView{State: "failed", Stopped: "a"},
+			reportView{State: "partial", Files: "f", Into: "m", Failures: []reasonView{{"s <b>", "c"}}, Skips: []reasonView{{"w", "r"}}, MoreFailures: 1, MoreSkips: 2}},
+		"posture": {postureView{}, postureView{Grade: "B", Score: 80, Verified: time.Unix(0, 0), Findings: []finding{{ID: "ID-1", State: "warning", What: "a"}, {ID: "ID-2", State: "information", Fix: "c", Escalates: time.Unix(0, 0), Accepted: "a"}}}},
 	}
 }
 
