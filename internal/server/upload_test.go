@@ -179,7 +179,7 @@ func TestUploadForm(t *testing.T) {
 	if run.Counts != want || run.State != catalog.RunPartial || run.Who != "ada" {
 		t.Errorf("%+v by %s, %s", run.Counts, run.Who, run.State)
 	}
-	for _, w := range []string{"sales.mbox, all.zip, cut.zip and 2 more", "canarymailbox/Old", "a ZIP that was cut off", "upload nothing.eml</bdi>: <span class=\"muted\">an empty file", "upload all.zip!notes.txt</bdi>: <span class=\"muted\">not mail", ">45<", ">41<"} {
+	for _, w := range []string{"sales.mbox, all.zip, cut.zip and 2 more", "canarymailbox/Old", "a ZIP that was cut off", ">nothing.eml</bdi>: <span class=\"muted\">an empty file", ">all.zip!notes.txt</bdi>: <span class=\"muted\">not mail", ">45<", ">41<"} {
 		if !strings.Contains(body, w) {
 			t.Errorf("the report lacks %s", w)
 		}

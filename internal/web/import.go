@@ -345,7 +345,7 @@ func (w *Web) importReport(r *request) error {
 // reasons are the first of a list, and how many of all are not shown.
 func (r *request) reasons(fs []catalog.Failure, all int64) (out []reasonView, more int64) {
 	for _, f := range fs[:min(len(fs), shownReasons)] {
-		out = append(out, reasonView{f.Where, r.reason(f.Reason)})
+		out = append(out, reasonView{strings.TrimPrefix(f.Where, source.UploadPlace), r.reason(f.Reason)})
 	}
 	return out, max(0, all-int64(len(out)))
 }

@@ -147,7 +147,7 @@ export class Upload extends HTMLElement {
 		const [then, before] = this.samples[0];
 		const rate = now - then > 500 ? ((offset - before) / (now - then)) * 1000 : 0;
 		this.querySelector("progress")!.value = total ? offset / total : 1;
-		const text = fill(this.dataset.progress, { done: bytes(offset), all: bytes(total), rate: rate ? bytes(rate) : "–", left: rate ? duration((total - offset) / rate) : "–" });
+		const text = fill(rate ? this.dataset.progress : this.dataset.have, { done: bytes(offset), all: bytes(total), rate: bytes(rate), left: rate ? duration((total - offset) / rate) : "" });
 		this.show(text, true);
 		if (now - this.said > sayEvery) {
 			this.said = now;
