@@ -17,6 +17,7 @@ import (
 	"github.com/letterhold/letterhold/internal/seal"
 	"github.com/letterhold/letterhold/internal/search"
 	"github.com/letterhold/letterhold/internal/target"
+	"github.com/letterhold/letterhold/internal/upload"
 )
 
 // Credential is the name of the systemd credential that holds a key file.
@@ -37,6 +38,7 @@ type Opened struct {
 	life    context.Context // ends when a server stops
 	keyFile string          // that a server knows
 	oldTLS  bool            // of the journal listener
+	uploads *upload.Uploads // nil without a server
 	folder  *durable.Folder
 	unlock  func() error
 }
@@ -131,6 +133,9 @@ func (x *Opened) RebuildIndex(who string) error {
 
 // Close closes everything in the right order.
 func (x *Opened) Close() (err error) {
+	if x.uploads != nil {
+		x.uploads.Close()
+	}
 	if x.Runner != nil {
 		x.Runner.Close()
 	}

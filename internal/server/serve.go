@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,9 +19,11 @@ import (
 	"github.com/letterhold/letterhold/internal/archive"
 	"github.com/letterhold/letterhold/internal/auth"
 	"github.com/letterhold/letterhold/internal/catalog"
+	"github.com/letterhold/letterhold/internal/ingest"
 	"github.com/letterhold/letterhold/internal/posture"
 	"github.com/letterhold/letterhold/internal/seal"
 	"github.com/letterhold/letterhold/internal/tlsconf"
+	"github.com/letterhold/letterhold/internal/upload"
 	"github.com/letterhold/letterhold/internal/web"
 )
 
@@ -143,7 +146,11 @@ func (s *Server) enter(x *Opened) error {
 		return err
 	}
 	s.auth = auth.New(x.Archive, labels(hosts(s.o.HTTPS))...)
-	w, err := web.New(x.Archive, x.Search, s.auth, web.Options{Log: s.o.Log, CA: ca.PEM(), Runner: x.Runner, Posture: func(ctx context.Context) (*posture.Report, error) { return x.Posture(ctx, "") }})
+	if err := ingest.EndUploads(context.Background(), x.Archive); err != nil {
+		return err
+	}
+	x.uploads = upload.New(upload.Options{Archive: x.Archive, Dir: filepath.Join(s.dir, "spool"), Free: func() (int64, error) { return free(s.dir) }})
+	w, err := web.New(x.Archive, x.Search, s.auth, web.Options{Log: s.o.Log, CA: ca.PEM(), Runner: x.Runner, Uploads: x.uploads, Posture: func(ctx context.Context) (*posture.Report, error) { return x.Posture(ctx, "") }})
 	if err != nil {
 		return err
 	}
@@ -254,6 +261,9 @@ func (s *Server) Run(ctx context.Context) error {
 	case err := <-failed:
 		return err
 	case <-ctx.Done():
+	}
+	if x := s.opened.Load(); x != nil {
+		x.uploads.Stop() // a piece under way would hold the stop up
 	}
 	last, forget := context.WithTimeout(context.Background(), 10*time.Second)
 	defer forget()

@@ -51,6 +51,16 @@ type Item struct {
 	Done func(where string, err error)
 }
 
+// Rules by which files are skipped, and why a ZIP fails.
+const (
+	NotMail    = "not mail"
+	OfSystem   = "not mail (a file of the operating system)"
+	Outlook    = "an Outlook or Office file; these are not read yet"
+	OutlookPST = "an Outlook PST file; these are not read yet"
+	Empty      = "an empty file"
+	CutZip     = "a ZIP that was cut off or is damaged; the list of what is in it stands at its end"
+)
+
 // Mark is how far a source has been read, for one of its folders or files.
 type Mark struct{ Key, Value string }
 
@@ -419,19 +429,38 @@ func named(name string) bool {
 
 func (w *walker) file(p, folder string, fi os.FileInfo) error {
 	base := filepath.Base(p)
-	if strings.HasPrefix(base, "._") || base == ".DS_Store" || base == "Thumbs.db" {
-		return w.emit(Item{Where: p, Skip: "not mail (a file of the operating system)"})
+	if ofSystem(base) {
+		return w.emit(Item{Where: p, Skip: OfSystem})
 	}
 	f, err := os.Open(p)
 	if err != nil {
 		return w.fail(p, err)
 	}
 	defer f.Close()
-	if zr, ok := w.zip(f, fi.Size()); ok {
-		return w.zipFile(zr, p, folder, 1)
-	}
 	again := func() (io.ReadCloser, error) { return os.Open(p) }
-	return w.stream(f, again, entry{where: p, name: base, folder: folder, size: fi.Size(), time: fi.ModTime()}, 1)
+	return w.whole(f, again, entry{where: p, name: base, folder: folder, size: fi.Size(), time: fi.ModTime()})
+}
+
+// ofSystem tells files that operating systems leave among others.
+func ofSystem(name string) bool {
+	return strings.HasPrefix(name, "._") || name == ".DS_Store" || name == "Thumbs.db"
+}
+
+// whole reads a file that can be read from any place.
+func (w *walker) whole(f readerAt, again func() (io.ReadCloser, error), e entry) error {
+	zr, err := w.zip(f, e.size)
+	switch {
+	case err != nil:
+		return w.fail(e.where, fmt.Errorf("%s: %w", CutZip, err))
+	case zr != nil:
+		return w.zipFile(zr, e.where, e.folder, 1)
+	}
+	return w.stream(f, again, e, 1)
+}
+
+type readerAt interface {
+	io.Reader
+	io.ReaderAt
 }
 
 // entry is a file, or a file in an archive.
@@ -462,12 +491,12 @@ func (w *walker) stream(r io.Reader, again func() (io.ReadCloser, error), e entr
 	case kindMbox:
 		return w.mbox(br, again, e)
 	case kindOutlook:
-		return w.emit(Item{Where: e.where, Skip: "an Outlook or Office file; these are not read yet"})
+		return w.emit(Item{Where: e.where, Skip: Outlook})
 	case kindPST:
-		return w.emit(Item{Where: e.where, Skip: "an Outlook PST file; these are not read yet"})
+		return w.emit(Item{Where: e.where, Skip: OutlookPST})
 	case kindOther:
 		if !named(e.name) {
-			return w.emit(Item{Where: e.where, Skip: "not mail"})
+			return w.emit(Item{Where: e.where, Skip: NotMail})
 		}
 	}
 	item := Item{Folder: e.folder, Where: e.where, Internal: e.time}
@@ -529,7 +558,7 @@ func (w *walker) inside(e entry, name string, size int64, mtime time.Time, r io.
 	}
 	base := path.Base(name)
 	if strings.HasPrefix(base, "._") || strings.HasPrefix(name, "__MACOSX/") || base == ".DS_Store" {
-		return w.emit(Item{Where: where, Skip: "not mail (a file of the operating system)"})
+		return w.emit(Item{Where: where, Skip: OfSystem})
 	}
 	in := entry{where: where, name: base, size: size, time: mtime}
 	in.folder = path.Join(e.folder, archiveFolder(path.Dir(name)))
@@ -622,13 +651,13 @@ func (w *walker) goOn(again func() (io.ReadCloser, error), where string) (*os.Fi
 	return f, at
 }
 
-func (w *walker) zip(f *os.File, size int64) (*zip.Reader, bool) {
+// zip opens a ZIP; it returns nil for everything else.
+func (w *walker) zip(f io.ReaderAt, size int64) (*zip.Reader, error) {
 	head := make([]byte, 4)
 	if n, _ := f.ReadAt(head, 0); n < 4 || sniff(head) != kindZip {
-		return nil, false
+		return nil, nil
 	}
-	zr, err := zip.NewReader(f, size)
-	return zr, err == nil
+	return zip.NewReader(f, size)
 }
 
 func (w *walker) zipFile(zr *zip.Reader, where, folder string, depth int) error {

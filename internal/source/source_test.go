@@ -2,6 +2,7 @@ package source
 
 import (
 	"archive/tar"
+	"archive/zip"
 	"bytes"
 	"compress/gzip"
 	"context"
@@ -9,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -142,5 +144,62 @@ func TestGoOnInMbox(t *testing.T) {
 	}
 	if _, _, rest := walk(t, box, "@7"); fmt.Sprint(rest) != fmt.Sprint(all) {
 		t.Errorf("behind a place that is gone: %v", rest)
+	}
+}
+
+// What is sent is read like files: from any place, each message by its place.
+func TestUpload(t *testing.T) {
+	var z bytes.Buffer
+	zw := zip.NewWriter(&z)
+	for _, name := range []string{"in/a.eml", "in/b.eml", "__MACOSX/x", "notes.txt"} {
+		w, err := zw.Create(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(w, "%s\n\nFrom %s", map[bool]string{true: "From: a@example.org\nSubject: x", false: "nothing"}[strings.HasSuffix(name, ".eml")], name)
+	}
+	zw.Close()
+	u := Upload{Folder: "Old"}
+	for _, f := range []struct {
+		name string
+		b    []byte
+	}{{"sales.mbox", threeMails()}, {"all.zip", z.Bytes()}, {"cut.zip", z.Bytes()[:z.Len()-30]}, {"box.gz", zipped(t, threeMails())}, {"mails.tar", tarred(t, []byte("From: a@example.org\nSubject: x\n\ny\n"))},
+		{"one.eml", []byte("From: a@example.org\nSubject: x\n\ny\n")}, {"empty.eml", nil}, {"a.exe", []byte("MZ\x00")}, {".DS_Store", []byte("x")}, {"old.pst", []byte("!BDN")}} {
+		u.Files = append(u.Files, Sent{Name: f.name, Size: int64(len(f.b)), Content: bytes.NewReader(f.b)})
+	}
+	var got []string
+	if err := u.Walk(t.Context(), nil, func(i Item) bool {
+		what := i.Folder
+		if i.Skip != "" {
+			what = "skip: " + i.Skip
+		}
+		if i.Err != nil {
+			what = "fail: " + i.Err.Error()
+		}
+		at, _, _ := strings.Cut(i.Where, "@")
+		got = append(got, at+" > "+what)
+		return true
+	}); err != nil {
+		t.Fatal(err)
+	}
+	want := strings.Split(`upload sales.mbox > Old/sales
+upload sales.mbox > Old/sales
+upload sales.mbox > Old/sales
+upload all.zip!in/a.eml > Old/in
+upload all.zip!in/b.eml > Old/in
+upload all.zip!__MACOSX/x > skip: not mail (a file of the operating system)
+upload all.zip!notes.txt > skip: not mail
+upload cut.zip > fail: a ZIP that was cut off or is damaged; the list of what is in it stands at its end: zip: not a valid zip file
+upload box.gz > Old/box
+upload box.gz > Old/box
+upload box.gz > Old/box
+upload mails.tar!0.eml > Old
+upload one.eml > Old
+upload empty.eml > skip: an empty file
+upload a.exe > skip: not mail
+upload .DS_Store > skip: not mail (a file of the operating system)
+upload old.pst > skip: an Outlook PST file; these are not read yet`, "\n")
+	if !slices.Equal(got, want) {
+		t.Errorf("it yields\n%s", strings.Join(got, "\n"))
 	}
 }

@@ -36,6 +36,9 @@ func views() map[string][]any {
 		"profiletest": {testView{}, testView{ID: 1, Name: "n", OK: true, Steps: []ingest.Check{{Step: "dns", OK: true, Detail: "a"}, {Step: "tls", Detail: "b"}}, Folders: []ingest.TestedFolder{{Name: "a", Messages: 3}, {Name: "b", LeftOut: "c"}}, Chain: []ingest.Shown{{Pin: "a"}}, Private: "a"}},
 		"jobs": {jobsView{}, jobsView{Runs: "1.2.", Notice: "n", Live: []jobView{{ID: 1, Profile: 1, Name: "n", Who: "w", State: "running", Live: true, Total: 9, Share: 5, Rate: "1", Left: "1", Lines: []catalog.Line{{Time: time.Unix(0, 0), Text: "x"}}}, {ID: 2, Name: "n", State: "running", Live: true, Step: "deleting"}},
 			Past: []jobView{{ID: 3, Profile: 1, State: "paused", GoesOn: true}, {ID: 4, Profile: 2, State: "partial", Ended: time.Unix(0, 0), Retry: true, Causes: []causeView{{2, "a", "b", "c"}, {1, "a", "", "c"}}}, {ID: 5, State: "running", Cut: true}}}},
+		"import": {importView{}, importView{Problem: "p", Mailbox: "m", Folder: "f", Mailboxes: []string{"a", "b"}, Limit: "5 kB", MaxFiles: 3, Hours: 2, Dropped: true, Waiting: []waitingView{{"X", "f", "m", "1 kB", "2 kB"}}, Past: []pastView{{3, "f", "done", time.Unix(0, 0)}}}},
+		"report": {reportView{}, reportView{Run: 3, State: "running", Running: true, Rate: "1"}, reportView{Running: true, Stopping: true}, reportView{State: "failed", Gone: true, Ended: time.Unix(0, 0)}, reportView{State: "failed", Stopped: "a"},
+			reportView{State: "partial", Files: "f", Into: "m", Failures: []reasonView{{"s <b>", "c"}}, Skips: []reasonView{{"w", "r"}}, MoreFailures: 1, MoreSkips: 2}},
 		"posture": {postureView{}, postureView{Grade: "B", Score: 80, Verified: time.Unix(0, 0), Findings: []finding{{ID: "ID-1", State: "warning", What: "a"}, {ID: "ID-2", State: "information", Fix: "c", Escalates: time.Unix(0, 0), Accepted: "a"}}}},
 	}
 }
