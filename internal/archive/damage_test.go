@@ -1,11 +1,15 @@
 package archive
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/letterhold/letterhold/internal/durable"
 	"github.com/letterhold/letterhold/internal/durable/crashfs"
+	"github.com/letterhold/letterhold/internal/seal"
 )
 
 // Opening an archive that lacks a file, or has one too many, takes away nothing
@@ -86,5 +90,75 @@ func TestDamageTakesNothingElse(t *testing.T) {
 		if !truth(d)[strange] {
 			t.Errorf("%s, which is not ours, was removed", strange)
 		}
+	}
+}
+
+// Whatever byte of one of the two copies of the keys changes, the archive opens
+// with its key, and verify names the file.
+func TestEitherKeys(t *testing.T) {
+	base := crashfs.New()
+	secret, err := seal.ParseKeyFile(seal.KindKeyFile, seal.NewKeyFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ring, err := Create(base, testOptions(), func(k *seal.KeyFile, r *seal.Ring) error {
+		_, err := k.AddSlot(r, secret, "", seal.WeakCost, testNow)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := openArchive(t, base, ring).Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{keysName, backupName} {
+		whole, err := durable.ReadFile(base, name, maxKeys)
+		if err != nil {
+			t.Fatal(err)
+		}
+		step := 29
+		if soak() {
+			step = 1
+		}
+		for i := 0; i < len(whole); i += step {
+			d := base.Copy()
+			bad := bytes.Clone(whole)
+			bad[i] ^= 1
+			if err := durable.WriteNew(d, name, bad); err != nil {
+				t.Fatal(err)
+			}
+			ring, _, err := Unlock(d, secret)
+			if err != nil {
+				t.Fatalf("byte %d of %s: %v", i, name, err)
+			}
+			o := testOptions()
+			o.Strict = true
+			a, err := Open(d, ring, o)
+			if err != nil {
+				t.Fatalf("byte %d of %s: %v", i, name, err)
+			}
+			r, err := a.Verify(ctx, VerifyOptions{})
+			if err != nil || r.Clean() || !strings.HasPrefix(r.Problems[0].File, "keys.json") {
+				t.Fatalf("byte %d of %s: %+v, %v", i, name, r, err)
+			}
+			if err := a.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if b, err := Open(d, ring, testOptions()); err != nil {
+				t.Fatalf("byte %d of %s: %v", i, name, err)
+			} else if err := b.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if err := clean(d, ring); err != nil {
+				t.Fatalf("byte %d of %s is not mended: %v", i, name, err)
+			}
+		}
+	}
+	other, err := seal.ParseKeyFile(seal.KindKeyFile, seal.NewKeyFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := Unlock(base, other); !errors.Is(err, seal.ErrWrongKey) || strings.Contains(err.Error(), "\n") {
+		t.Errorf("a wrong key: %v", err)
 	}
 }

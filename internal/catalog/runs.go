@@ -76,6 +76,11 @@ func (t Tx) SaveRun(r *Run, failures, skips []Failure) error {
 	return errors.Join(t.addFailures(r.ID, 0, failures), t.addFailures(r.ID, 1, skips))
 }
 
+// ForgetFailures removes what was stored of a run's failures and skips.
+func (t Tx) ForgetFailures(run int64) error {
+	return t.c.run(`DELETE FROM failures WHERE run = ?`, run)
+}
+
 func (t Tx) addFailures(run int64, rule int, fs []Failure) error {
 	n, _, err := t.c.number(`SELECT count(*) FROM failures WHERE run = ? AND rule = ?`, run, rule)
 	for _, f := range fs {

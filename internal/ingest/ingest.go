@@ -65,7 +65,7 @@ func (in *intake) runImport(ctx context.Context, im Import) error {
 		}
 		im.Paths[i] = full
 	}
-	files := source.Paths{Paths: im.Paths, Options: source.Options{Folder: im.Folder, Mbox: im.Mbox}}
+	files := source.Paths{Paths: im.Paths, Options: source.Options{Folder: im.Folder, Mbox: im.Mbox, Again: in.again}}
 	if im.DryRun {
 		return in.dry(ctx, files)
 	}
@@ -126,6 +126,11 @@ func storeImport(t catalog.Tx, r *catalog.Run, p *progress) error {
 	if m, ok := p.marks[source.PathMark]; ok {
 		r.Cursor = m
 	}
+	if p.anew {
+		if err := t.ForgetFailures(r.ID); err != nil {
+			return err
+		}
+	}
 	return t.SaveRun(r, p.failures, p.skips)
 }
 
@@ -173,7 +178,11 @@ func (in *intake) look(ctx context.Context, i source.Item) {
 
 // what names an import: the same again goes on with one that was interrupted.
 func (im *Import) what() string {
-	return strings.Join(im.Paths, "\n") + "\n> " + im.Mailbox + "/" + im.Folder
+	s := strings.Join(im.Paths, "\n") + "\n> " + im.Mailbox + "/" + im.Folder
+	if im.Mbox != mbox.Auto {
+		s += fmt.Sprintf(" (mbox dialect %d)", im.Mbox)
+	}
+	return s
 }
 
 // beginImport finds the run that was interrupted, or starts one.

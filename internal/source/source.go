@@ -15,6 +15,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash"
+	"hash/fnv"
 	"io"
 	"os"
 	"path"
@@ -42,6 +44,7 @@ type Item struct {
 
 	Labels []string // folders it is in at the same time, instead of Folder
 	Mark   Mark     // what is known once it and all before it are accounted for
+	Sum    uint64   // of the names of all files up to this one
 	Ref    Ref      // how to find it again
 	Again  bool     // it failed before and is tried again
 	Quiet  bool     // no message: a mark, or with Again, what need not be tried again
@@ -88,12 +91,19 @@ type Options struct {
 	Folder string       // put everything below this folder
 	Mbox   mbox.Dialect // of all mbox files
 	After  string       // go on behind the item with this Where
+	// Before is the Sum of the item to go on behind. If other files lie before
+	// it now, or it is gone, the walk is from the beginning, and Again is called.
+	Before uint64
+	Again  func()
 }
 
 func isEOF(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) }
 
 // maxNesting is how deep archives may lie in archives.
 const maxNesting = 3
+
+// errMoved ends a walk that would pass over something.
+var errMoved = errors.New("something lies elsewhere than before")
 
 // errStop ends a walk because the consumer wants no more.
 var errStop = errors.New("stop")
@@ -104,15 +114,27 @@ type Paths struct {
 	Options Options
 }
 
+// mark writes how far a walk is: the sum of what lies before, and the place.
+func mark(i Item) string { return fmt.Sprintf("%016x %s", i.Sum, i.Where) }
+
+// parseMark reads what mark wrote. Without a sum, none is compared.
+func parseMark(s string) (after string, sum uint64) {
+	digits, where, ok := strings.Cut(s, " ")
+	if n, err := strconv.ParseUint(digits, 16, 64); ok && err == nil && len(digits) == 16 {
+		return where, n
+	}
+	return s, 0
+}
+
 // PathMark is the key of the mark of Paths.
 const PathMark = "path"
 
 // Walk implements Source.
 func (p Paths) Walk(ctx context.Context, marks Marks, yield func(Item) bool) error {
 	o := p.Options
-	o.After = marks[PathMark]
+	o.After, o.Before = parseMark(marks[PathMark])
 	return Files(ctx, p.Paths, o, func(i Item) bool {
-		i.Mark = Mark{PathMark, i.Where}
+		i.Mark = Mark{PathMark, mark(i)}
 		return yield(i)
 	})
 }
@@ -120,11 +142,15 @@ func (p Paths) Walk(ctx context.Context, marks Marks, yield func(Item) bool) err
 // Files walks paths in order and calls yield for each item until it returns
 // false. The error is the context's.
 func Files(ctx context.Context, paths []string, o Options, yield func(Item) bool) error {
-	w := &walker{ctx: ctx, o: o, yield: yield}
+	w := &walker{ctx: ctx, o: o, yield: yield, sum: fnv.New64a()}
 	err := w.paths(paths)
-	if err == nil && o.After != "" && !w.seen {
-		// The item to go on behind is gone, perhaps renamed: from the start.
+	if errors.Is(err, errMoved) || err == nil && o.After != "" && !w.seen {
+		// Mail that moved since to a place before the item is not passed over.
+		if o.Again != nil {
+			o.Again()
+		}
 		w.o.After = ""
+		w.sum.Reset()
 		err = w.paths(paths)
 	}
 	if errors.Is(err, errStop) {
@@ -162,6 +188,7 @@ type walker struct {
 	o     Options
 	yield func(Item) bool
 	seen  bool // the item to go on behind has been met
+	sum   hash.Hash64
 }
 
 // emit hands an item over, unless it lies before the place to go on behind.
@@ -170,8 +197,9 @@ func (w *walker) emit(i Item) error {
 		return err
 	}
 	if w.skips(i.Where) {
-		return nil
+		return w.passed()
 	}
+	i.Sum = w.sum.Sum64()
 	if w.o.Folder != "" {
 		i.Folder = path.Join(w.o.Folder, i.Folder)
 	}
@@ -194,6 +222,17 @@ func (w *walker) skips(where string) bool {
 	}
 	return true
 }
+
+// passed looks, at the item to go on behind, whether the same files lie before it.
+func (w *walker) passed() error {
+	if w.seen && w.o.Before != 0 && w.o.Before != w.sum.Sum64() {
+		return errMoved
+	}
+	return nil
+}
+
+// meet notes a file that the walk comes to.
+func (w *walker) meet(name string) { io.WriteString(w.sum, name+"\x00") }
 
 // before tells whether all of a file lies before the item to go on behind, so
 // that it need not be opened.
@@ -246,6 +285,9 @@ func (w *walker) dir(p, folder string) error {
 	for _, e := range es {
 		name := e.Name()
 		full := filepath.Join(p, name)
+		if !e.IsDir() {
+			w.meet(full)
+		}
 		switch {
 		case w.before(full):
 			continue
@@ -323,6 +365,7 @@ func (w *walker) maildir(p, folder string) error {
 	}
 	for _, e := range es {
 		full := filepath.Join(p, e.Name())
+		w.meet(full)
 		if w.before(full) {
 			continue
 		}
@@ -340,6 +383,9 @@ func (w *walker) maildir(p, folder string) error {
 			continue
 		}
 		if w.skips(full) {
+			if err := w.passed(); err != nil {
+				return err
+			}
 			continue
 		}
 		item := Item{Folder: folder, Where: full, Flags: flags(e.Name()), Internal: fi.ModTime()}
