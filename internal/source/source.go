@@ -18,6 +18,7 @@ import (
 	"hash"
 	"hash/fnv"
 	"io"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -142,7 +143,7 @@ func (p Paths) Walk(ctx context.Context, marks Marks, yield func(Item) bool) err
 // Files walks paths in order and calls yield for each item until it returns
 // false. The error is the context's.
 func Files(ctx context.Context, paths []string, o Options, yield func(Item) bool) error {
-	w := &walker{ctx: ctx, o: o, yield: yield, sum: fnv.New64a()}
+	w := newWalker(ctx, o, yield)
 	err := w.paths(paths)
 	if errors.Is(err, errMoved) || err == nil && o.After != "" && !w.seen {
 		// Mail that moved since to a place before the item is not passed over.
@@ -189,6 +190,10 @@ type walker struct {
 	yield func(Item) bool
 	seen  bool // the item to go on behind has been met
 	sum   hash.Hash64
+}
+
+func newWalker(ctx context.Context, o Options, yield func(Item) bool) *walker {
+	return &walker{ctx: ctx, o: o, yield: yield, sum: fnv.New64a()}
 }
 
 // emit hands an item over, unless it lies before the place to go on behind.
@@ -300,8 +305,10 @@ func (w *walker) dir(p, folder string) error {
 			if err := w.dir(full, subfolder(folder, full, name)); err != nil {
 				return err
 			}
-		case maildir && serversOwn(name):
-			continue
+		case maildir && e.Type().IsRegular() && serversOwn(name):
+			if err := w.emit(Item{Folder: folder, Where: full, Skip: "not mail (a file of the mail server)"}); err != nil {
+				return err
+			}
 		case !e.Type().IsRegular():
 			if err := w.emit(Item{Folder: folder, Where: full, Skip: notRegular(e.Type())}); err != nil {
 				return err
@@ -335,12 +342,10 @@ func notRegular(t os.FileMode) string {
 
 // serversOwn tells the files that mail servers keep in a Maildir.
 func serversOwn(name string) bool {
-	for _, prefix := range []string{"dovecot", "courier", "cyrus.", "maildirfolder", "maildirsize", "subscriptions", "tmp", ".dovecot", ".uidvalidity", ".mbsyncstate", "shared-"} {
-		if strings.HasPrefix(name, prefix) {
-			return true
-		}
+	if slices.Contains([]string{"maildirfolder", "maildirsize", "subscriptions", "dovecot-keywords", "dovecot-acl", "dovecot-acl-list", "dovecot-shared", ".uidvalidity", ".mbsyncstate", "shared-maildirs", "cyrus.header", "cyrus.index", "cyrus.cache", "cyrus.squat"}, name) {
+		return true
 	}
-	return false
+	return slices.ContainsFunc([]string{"dovecot-uidlist", "dovecot-uidvalidity", "dovecot.index", "dovecot.list.index", "dovecot.mailbox.log", "dovecot.map.index", "courierimap", "courierpop3", ".mbsyncstate."}, func(p string) bool { return strings.HasPrefix(name, p) })
 }
 
 // subfolder names a folder of the file system in the mailbox: ".A.B" of
@@ -531,7 +536,7 @@ func (w *walker) stream(r io.Reader, again func() (io.ReadCloser, error), e entr
 	case kindGzip:
 		return w.gzip(br, again, e, depth)
 	case kindTar:
-		return w.tar(tar.NewReader(br), e, depth)
+		return w.tar(tar.NewReader(br), again, e, depth)
 	case kindZip:
 		return w.zipStream(br, e, depth)
 	case kindMbox:
@@ -577,22 +582,81 @@ func (w *walker) gzip(br io.Reader, again func() (io.ReadCloser, error), e entry
 	return w.stream(zr, again, e, depth+1)
 }
 
-func (w *walker) tar(tr *tar.Reader, e entry, depth int) error {
+// tar reads the files of a tar. Hard links to them are read in a second pass: a
+// mail server keeps a message of two folders once.
+func (w *walker) tar(tr *tar.Reader, again func() (io.ReadCloser, error), e entry, depth int) error {
+	links := map[string][]*tar.Header{}
 	for {
 		h, err := tr.Next()
 		if err == io.EOF {
-			return nil
+			break
 		}
 		if err != nil {
 			return w.fail(e.where, fmt.Errorf("tar: %w", err))
 		}
-		if h.Typeflag != tar.TypeReg {
-			continue
+		switch h.Typeflag {
+		case tar.TypeReg:
+			err = w.inside(e, h.Name, h.Size, h.ModTime, tr, nil, depth)
+		case tar.TypeLink:
+			target := path.Clean(h.Linkname)
+			links[target] = append(links[target], h)
+		case tar.TypeDir, tar.TypeXGlobalHeader:
+		default:
+			err = w.emit(Item{Where: e.where + "!" + strings.ToValidUTF8(h.Name, "_"), Skip: notRegular(h.FileInfo().Mode().Type())})
 		}
-		if err := w.inside(e, h.Name, h.Size, h.ModTime, tr, nil, depth); err != nil {
+		if err != nil {
 			return err
 		}
 	}
+	if len(links) == 0 {
+		return nil
+	}
+	return w.linked(links, again, e, depth)
+}
+
+// linked reads the files that hard links of a tar lead to, as the links.
+func (w *walker) linked(links map[string][]*tar.Header, again func() (io.ReadCloser, error), e entry, depth int) error {
+	if again != nil {
+		f, err := again()
+		if err != nil {
+			return w.fail(e.where, err)
+		}
+		defer f.Close()
+		for tr := tar.NewReader(f); len(links) > 0; {
+			h, err := tr.Next()
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				return w.fail(e.where, fmt.Errorf("tar: %w", err))
+			}
+			name := path.Clean(h.Name)
+			if h.Typeflag != tar.TypeReg || len(links[name]) == 0 {
+				continue
+			}
+			if h.Size > archive.MaxMessage {
+				continue // said below
+			}
+			b, err := io.ReadAll(tr)
+			if err != nil {
+				return w.fail(e.where, fmt.Errorf("tar: %w", err))
+			}
+			for _, l := range links[name] {
+				if err := w.inside(e, l.Name, int64(len(b)), l.ModTime, bytes.NewReader(b), nil, depth); err != nil {
+					return err
+				}
+			}
+			delete(links, name)
+		}
+	}
+	for _, target := range slices.Sorted(maps.Keys(links)) {
+		for _, l := range links[target] {
+			if err := w.fail(e.where+"!"+strings.ToValidUTF8(l.Name, "_"), fmt.Errorf("a hard link to %q, which cannot be followed here; unpack the archive and import the folder", target)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // inside reads one entry of an archive.
@@ -608,7 +672,7 @@ func (w *walker) inside(e entry, name string, size int64, mtime time.Time, r io.
 	}
 	in := entry{where: where, name: base, size: size, time: mtime}
 	in.folder = path.Join(e.folder, archiveFolder(path.Dir(name)))
-	if d := path.Base(path.Dir(name)); d == "cur" || d == "new" { // a Maildir
+	if d := path.Base(path.Dir(name)); (d == "cur" || d == "new") && ofMaildir(base) {
 		item := Item{Folder: in.folder, Where: where, Flags: flags(base), Internal: mtime}
 		item.Raw, item.Err = io.ReadAll(io.LimitReader(r, archive.MaxMessage+1))
 		if len(item.Raw) > archive.MaxMessage {
@@ -617,6 +681,18 @@ func (w *walker) inside(e entry, name string, size int64, mtime time.Time, r io.
 		return w.emit(item)
 	}
 	return w.stream(r, again, in, depth+1)
+}
+
+// ofMaildir tells a name that a mail server gave a message: seconds since 1970,
+// something unique, a host; in cur with its flags (cr.yp.to/proto/maildir.html).
+func ofMaildir(name string) bool {
+	if strings.Contains(name, ":2,") || strings.Contains(name, ";2,") {
+		return true
+	}
+	seconds, rest, ok := strings.Cut(name, ".")
+	_, host, more := strings.Cut(rest, ".")
+	_, err := strconv.ParseUint(seconds, 10, 63)
+	return ok && more && host != "" && err == nil && len(seconds) >= 9
 }
 
 // archiveFolder names the folder of an entry: Maildir parts are left out.
@@ -706,14 +782,27 @@ func (w *walker) zip(f io.ReaderAt, size int64) (*zip.Reader, error) {
 	return zip.NewReader(f, size)
 }
 
+// encryptedZip is the flag of an entry that needs a password (APPNOTE, 4.4.4).
+const encryptedZip = 1
+
 func (w *walker) zipFile(zr *zip.Reader, where, folder string, depth int) error {
 	for _, f := range zr.File {
-		if f.FileInfo().IsDir() || !f.Mode().IsRegular() {
+		name := where + "!" + strings.ToValidUTF8(f.Name, "_")
+		if f.FileInfo().IsDir() {
+			continue
+		}
+		if !f.Mode().IsRegular() {
+			if err := w.emit(Item{Where: name, Skip: notRegular(f.Mode().Type())}); err != nil {
+				return err
+			}
 			continue
 		}
 		r, err := f.Open()
+		if f.Flags&encryptedZip != 0 {
+			err = errors.New("encrypted; unpack the ZIP with its password and import the folder")
+		}
 		if err != nil {
-			if err := w.fail(where+"!"+f.Name, err); err != nil {
+			if err := w.fail(name, err); err != nil {
 				return err
 			}
 			continue

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -201,5 +202,75 @@ upload .DS_Store > skip: not mail (a file of the operating system)
 upload old.pst > skip: an Outlook PST file; these are not read yet`, "\n")
 	if !slices.Equal(got, want) {
 		t.Errorf("it yields\n%s", strings.Join(got, "\n"))
+	}
+}
+
+// In archives the kind of a file is told by its content too; hard links are
+// messages of their own folders, and nothing is passed over in silence.
+func TestArchivesTellAll(t *testing.T) {
+	mail := []byte("From: a@example.org\nSubject: x\n\ntext\n")
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	put := func(h *tar.Header, body []byte) {
+		t.Helper()
+		h.Mode, h.Size = 0o600, int64(len(body))
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(body); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(&tar.Header{Name: "md/cur/1700000000.M1.host:2,S", Typeflag: tar.TypeReg}, mail)
+	put(&tar.Header{Name: "md/.Sent/cur/1700000000.M1.host:2,S", Typeflag: tar.TypeLink, Linkname: "md/cur/1700000000.M1.host:2,S"}, nil)
+	put(&tar.Header{Name: "lost", Typeflag: tar.TypeLink, Linkname: "nowhere"}, nil)
+	put(&tar.Header{Name: "link", Typeflag: tar.TypeSymlink, Linkname: "md"}, nil)
+	put(&tar.Header{Name: "new/box.mbox", Typeflag: tar.TypeReg}, threeMails())
+	put(&tar.Header{Name: "new/notes.txt", Typeflag: tar.TypeReg}, []byte("not mail\n"))
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for name, b := range map[string][]byte{"tar": b.Bytes(), "tar.gz": zipped(t, b.Bytes())} {
+		good, failed, where := walk(t, b, "")
+		if good != 5 || failed != 1 || len(where) != 8 {
+			t.Errorf("%s: %d read, %d failed: %q", name, good, failed, where)
+		}
+	}
+	var z bytes.Buffer
+	zw := zip.NewWriter(&z)
+	for name, flags := range map[string]uint16{"cur/box.mbox": 0, "secret.eml": encryptedZip} {
+		f, err := zw.CreateHeader(&zip.FileHeader{Name: name, Flags: flags, Method: zip.Store})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Write(threeMails())
+	}
+	if err := zw.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if good, failed, where := walk(t, z.Bytes(), ""); good != 3 || failed != 1 {
+		t.Errorf("zip: %d read, %d failed: %q", good, failed, where)
+	}
+}
+
+// Files beside a Maildir's messages are read, but for those of the mail server,
+// which are named.
+func TestBesideAMaildir(t *testing.T) {
+	dir := t.TempDir()
+	for name, b := range map[string][]byte{"cur/1700000000.M1.host:2,S": []byte("From: a\n\nx\n"), "tmp-old.mbox": threeMails(), "dovecot-export.eml": []byte("From: a@example.org\nSubject: x\n\ntext\n"), "dovecot-uidlist": []byte("3 V1\n"), "subscriptions": []byte("Sent\n")} {
+		if err := errors.Join(os.MkdirAll(filepath.Join(dir, "new"), 0o700), os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700), os.WriteFile(filepath.Join(dir, name), b, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	good, skipped := 0, 0
+	if err := Files(t.Context(), []string{dir}, Options{}, func(i Item) bool {
+		if i.Skip != "" {
+			skipped++
+		} else if i.Err == nil {
+			good++
+		}
+		return true
+	}); err != nil || good != 5 || skipped != 2 {
+		t.Errorf("%d read, %d skipped, %v", good, skipped, err)
 	}
 }

@@ -27,7 +27,7 @@ const UploadPlace = "upload "
 
 // Walk implements Source.
 func (u Upload) Walk(ctx context.Context, _ Marks, yield func(Item) bool) error {
-	w := &walker{ctx: ctx, o: Options{Folder: u.Folder}, yield: yield}
+	w := newWalker(ctx, Options{Folder: u.Folder}, yield)
 	for _, f := range u.Files {
 		if err := w.sent(f); errors.Is(err, errStop) {
 			return ctx.Err()
