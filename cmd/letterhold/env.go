@@ -123,7 +123,7 @@ func explain(err error) error {
 	case errors.Is(err, archive.ErrOldState):
 		return hint(err, "restore state.db from the newest backup; `letterhold verify` shows what else differs")
 	case errors.Is(err, sqlite3.FULL), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return hint(err, "make room on the disk, then do the same again: what is archived stays, and reading goes on")
+		return hint(err, "make room on the disk, then do the same again: what is archived stays; reading needs room for a few lines of the ledger")
 	case errors.Is(err, vault.ErrDamaged):
 		return hint(err, "`letterhold verify` names what is damaged; catalog and index can be made again with `letterhold repair`")
 	}

@@ -54,6 +54,9 @@ it had to add a line end.`,
 				return err
 			}
 			return e.with(c.Context(), func(o *server.Opened) error {
+				if inside(e.path(to), o.Dir) {
+					return hint(fmt.Errorf("%s lies inside the archive: mail in clear does not belong there", e.path(to)), "name a place outside of %s", o.Dir)
+				}
 				if err := o.Index.Wait(c.Context()); err != nil {
 					return err
 				}

@@ -282,7 +282,9 @@ func TestDeletionGoesOn(t *testing.T) {
 	broken := false
 	for round := 0; len(w.left(t, "")) > 0; round++ {
 		out := w.run(t, p)
+		mu.Lock()
 		broken = broken || out.State == catalog.RunFailed || out.Deletion.Error != "" || step > round+1
+		mu.Unlock()
 		if round > 40 {
 			t.Fatalf("it does not end: %+v", out)
 		}

@@ -100,6 +100,28 @@ func (in *intake) stopped(why string) {
 	in.since.failures = append(in.since.failures, f)
 }
 
+// Given imports what a source yields that is there once, such as mail that the
+// program makes. Its run ends with it.
+func Given(ctx context.Context, a *archive.Archive, im Import, what string, src source.Source) (*Report, error) {
+	in := newIntake(a)
+	start := time.Now()
+	mailbox, err := a.Mailbox(ctx, im.Mailbox, im.Who)
+	if err != nil {
+		return &in.report, err
+	}
+	in.from = func(i *source.Item) (archive.Provenance, string) {
+		return archive.Provenance{Mailbox: mailbox, Folder: i.Folder, Source: what, Where: i.Where, Flags: i.Flags}, ""
+	}
+	in.store = storeImport
+	in.row = catalog.Run{What: what, Who: im.Who, Started: a.Now()}
+	if err := a.Change(archive.Act{What: "import begun", Who: im.Who, Of: im.Mailbox}, func(t catalog.Tx) error { return t.StartRun(&in.row) }); err != nil {
+		return &in.report, err
+	}
+	err = in.endUpload(ctx, im, in.work(ctx, src, source.Marks{}))
+	in.report.Seconds = time.Since(start).Seconds()
+	return &in.report, err
+}
+
 // EndUploads ends the imports of sent files that a process left unfinished
 // which was killed. It is for a process that has just opened the archive.
 func EndUploads(ctx context.Context, a *archive.Archive) error {

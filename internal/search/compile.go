@@ -329,9 +329,10 @@ func (c *compiler) wildcard(t Term) (string, error) {
 }
 
 // wildWords returns the words of a pattern, without those that stand for any.
+// Question marks alone are words of so many letters.
 func wildWords(pattern string) []string {
 	words := strings.FieldsFunc(pattern, func(r rune) bool { return r != '*' && r != '?' && !index.IsWord(r) })
-	return slices.DeleteFunc(words, func(w string) bool { return strings.Trim(w, "*?") == "" })
+	return slices.DeleteFunc(words, func(w string) bool { return strings.Trim(w, "*") == "" })
 }
 
 // wildWord looks up the words of this year that a pattern stands for.
