@@ -124,6 +124,8 @@ func explain(err error) error {
 		return hint(err, "restore state.db from the newest backup; `letterhold verify` shows what else differs")
 	case errors.Is(err, sqlite3.FULL), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return hint(err, "make room on the disk, then do the same again: what is archived stays; reading needs room for a few lines of the ledger")
+	case errors.Is(err, store.ErrDamaged), errors.Is(err, archive.ErrDamaged), errors.Is(err, ledger.ErrDamaged):
+		return hint(err, "`letterhold verify` names what is damaged; put that file back from a backup (packs/ and the newest of parcels/), or make the archive anew from it with restore-archive")
 	case errors.Is(err, vault.ErrDamaged):
 		return hint(err, "`letterhold verify` names what is damaged; catalog and index can be made again with `letterhold repair`")
 	}

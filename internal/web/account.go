@@ -54,7 +54,7 @@ func (w *Web) problem(r *request, err error) (string, int) {
 	var t auth.ThrottleError
 	switch {
 	case errors.As(err, &t):
-		return r.lang.T("signin.throttle", "Seconds", int(t.Wait.Seconds())+1), http.StatusTooManyRequests
+		return r.lang.T("signin.throttle", "Count", int(t.Wait.Seconds())+1), http.StatusTooManyRequests
 	case errors.Is(err, auth.ErrSignIn):
 		return r.lang.T("signin.wrong"), http.StatusForbidden
 	case errors.Is(err, auth.ErrLink):

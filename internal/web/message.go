@@ -103,7 +103,7 @@ func (w *Web) message(r *request, id, query string) (*messageView, error) {
 	d := extract.Of(m)
 	v := &messageView{
 		ID: id, Subject: d.Subject, From: d.From, To: d.To, Cc: d.Cc, Bcc: d.Bcc, When: h.Row.Time(), Archived: h.Arrived, Leaf: h.Leaf, Rule: h.Rule.String(),
-		Date: h.Row.Time().In(r.zone()).Format("2006-01-02 15:04 (MST)"), Partial: h.Partial, Unread: h.Unread, Size: h.Size, Images: r.URL.Query().Get("images") == "1",
+		Date: day(r.lang, h.Row.Time().In(r.zone())) + h.Row.Time().In(r.zone()).Format(" 15:04 (MST)"), Partial: h.Partial, Unread: h.Unread, Size: h.Size, Images: r.URL.Query().Get("images") == "1",
 	}
 	if v.Subject == "" {
 		v.Subject = r.lang.T("message.nosubject")
@@ -140,14 +140,23 @@ func attachmentName(p *message.Part) string {
 	if p.Name != "" {
 		return p.Name
 	}
-	exts, _ := mime.ExtensionsByType(p.Type)
-	ext := ".bin"
-	if p.Embedded() {
+	ext, ok := extensions[p.Type]
+	switch {
+	case p.Embedded():
 		ext = ".eml"
-	} else if len(exts) > 0 {
-		ext = exts[0]
+	case !ok:
+		ext = ".bin"
 	}
 	return "part-" + p.Path + ext
+}
+
+// extensions are for parts without a name. What the machine knows of types
+// differs from one to the next.
+var extensions = map[string]string{
+	"text/plain": ".txt", "text/html": ".html", "text/calendar": ".ics", "text/csv": ".csv", "text/x-patch": ".patch", "text/x-diff": ".diff", "text/vcard": ".vcf",
+	"image/jpeg": ".jpg", "image/png": ".png", "image/gif": ".gif", "image/webp": ".webp", "image/svg+xml": ".svg", "image/tiff": ".tiff",
+	"application/pdf": ".pdf", "application/zip": ".zip", "application/pgp-signature": ".asc", "application/pkcs7-signature": ".p7s", "application/pkcs7-mime": ".p7m", "application/pgp-encrypted": ".asc",
+	"application/json": ".json", "application/xml": ".xml", "application/rtf": ".rtf", "audio/mpeg": ".mp3", "video/mp4": ".mp4", "message/delivery-status": ".txt",
 }
 
 func matcher(query string) *search.Matcher {
