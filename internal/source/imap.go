@@ -117,11 +117,12 @@ type imapWalk struct {
 	asking  []uint32 // what was asked for last
 	limit   int      // how many are asked for at a time
 	strikes map[string]int
+	done    map[string]bool // asked for again, and yielded
 }
 
 // Walk yields the messages that are new since the marks.
 func (s *IMAP) Walk(ctx context.Context, marks Marks, yield func(Item) bool) error {
-	w := &imapWalk{IMAP: s, ctx: ctx, marks: marks, yield: yield, limit: window, strikes: map[string]int{}}
+	w := &imapWalk{IMAP: s, ctx: ctx, marks: marks, yield: yield, limit: window, strikes: map[string]int{}, done: map[string]bool{}}
 	defer func() {
 		if w.c != nil {
 			w.c.Close()
@@ -324,6 +325,9 @@ func (w *imapWalk) folder(f *imapclient.Folder) error {
 	}
 	p = parsePlace(w.marks[f.Name]) // as far as it came, should it be a second try
 	p.validity = st.UIDValidity
+	if w.all == f.Name {
+		p.modseq = st.ModSeq // the labels of all before are as they are
+	}
 	var uids []uint32
 	if st.Exists > 0 {
 		if uids, err = w.c.UIDs(p.last + 1); err != nil {
@@ -364,6 +368,9 @@ func (w *imapWalk) emit(i Item) error {
 		return errStop
 	}
 	w.moved = true
+	if i.Again {
+		w.done[w.strike(i.Ref.UID)] = true
+	}
 	if i.Mark.Key != "" {
 		w.marks[i.Mark.Key] = i.Mark.Value
 	}
@@ -372,6 +379,9 @@ func (w *imapWalk) emit(i Item) error {
 
 // fetch yields messages by UID, window by window.
 func (w *imapWalk) fetch(f *imapclient.Folder, p place, uids []uint32, again bool) error {
+	if again { // there is no mark to tell that a broken connection came behind it
+		uids = slices.DeleteFunc(slices.Clone(uids), func(u uint32) bool { return w.done[w.strike(u)] })
+	}
 	for len(uids) > 0 {
 		n := min(w.limit, len(uids))
 		if err := w.window(f, p, uids[:n], again); err != nil {
