@@ -21,6 +21,8 @@ import (
 type profileFlags struct {
 	p             ingest.Profile
 	ca, password  string
+	accounts      string
+	passwords     map[string]string // of accounts
 	every         time.Duration
 	folders       []string
 	exclude       []string
@@ -33,8 +35,11 @@ type profileFlags struct {
 func (x *profileFlags) register(c *cobra.Command) {
 	f := c.Flags()
 	f.StringVar(&x.p.From, "from", "", "where mail is collected: imaps://user@host:port, imap:// (with mandatory STARTTLS), pop3s://, pop3://, folder:/path")
-	f.StringVar(&x.p.Mailbox, "mailbox", "", "mailbox that the mail belongs to; made if it is missing")
+	f.StringVar(&x.p.Mailbox, "mailbox", "", "mailbox that the mail belongs to, made if it is missing; may hold {account}, {user}, {domain}")
 	f.StringVar(&x.password, "password-file", "", `file with the account's password, "-" for standard input; it is sealed and never shown again`)
+	f.StringVar(&x.accounts, "accounts", "", "file (CSV) with several accounts of the server; its first line is account,mailbox,password, the last two as needed; passwords are sealed")
+	f.StringVar(&x.p.LoginAs, "login-as", "", "open accounts with the password of an administrator: master (account*admin), authzid (SASL) or proxyauth; needs --admin")
+	f.StringVar(&x.p.Admin, "admin", "", "the administrator of --login-as")
 	f.StringVar(&x.ca, "ca", "", "file with the authority (PEM) that vouches for the server")
 	f.StringVar(&x.p.Pin, "pin", "", "SHA-256 of the server's key, to trust this key alone")
 	f.DurationVar(&x.every, "every", 0, "collect again after this time: 5m or more; without it, by hand")
@@ -57,7 +62,7 @@ func (x *profileFlags) apply(e *env, c *cobra.Command, p *ingest.Profile, now ti
 	given := c.Flags().Changed
 	for name, set := range map[string]func(){
 		"from": func() { p.From = x.p.From }, "mailbox": func() { p.Mailbox = x.p.Mailbox }, "pin": func() { p.Pin = x.p.Pin }, "every": func() { p.Every = ingest.Duration(x.every) },
-		"at": func() { p.At = x.p.At }, "idle": func() { p.Idle = x.p.Idle }, "window": func() { p.Window = x.p.Window }, "folders": func() { p.Include = x.folders }, "exclude": func() { p.Exclude = x.exclude },
+		"at": func() { p.At = x.p.At }, "idle": func() { p.Idle = x.p.Idle }, "login-as": func() { p.LoginAs = x.p.LoginAs }, "admin": func() { p.Admin = x.p.Admin }, "window": func() { p.Window = x.p.Window }, "folders": func() { p.Include = x.folders }, "exclude": func() { p.Exclude = x.exclude },
 		"target": func() { p.Target = x.p.Target }, "allow-net": func() { p.AllowNet = x.p.AllowNet }, "disabled": func() { p.Enabled = !x.disabled },
 	} {
 		if given(name) {
@@ -74,7 +79,29 @@ func (x *profileFlags) apply(e *env, c *cobra.Command, p *ingest.Profile, now ti
 			p.CA = string(b)
 		}
 	}
+	if given("accounts") {
+		if err := x.readAccounts(e, p); err != nil {
+			return err
+		}
+	}
 	return x.exception(c, p, now)
+}
+
+func (x *profileFlags) readAccounts(e *env, p *ingest.Profile) error {
+	if x.accounts == "" {
+		p.Accounts, x.passwords = nil, map[string]string{}
+		return nil
+	}
+	f, err := os.Open(e.path(x.accounts))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	p.Accounts, x.passwords, err = ingest.ReadAccounts(f)
+	if err != nil {
+		return usageError{err}
+	}
+	return nil
 }
 
 func (x *profileFlags) exception(c *cobra.Command, p *ingest.Profile, now time.Time) error {
@@ -166,7 +193,7 @@ exception: it needs somebody who answers for it, a reason, and an end of at most
 30 days, after which the profile rests and the mail stays at its source.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			if x.p.From == "" || x.p.Mailbox == "" {
+			if x.p.From == "" || x.p.Mailbox == "" && x.accounts == "" {
 				return usage("profile add: --from URL and --mailbox NAME are needed")
 			}
 			password, err := e.secretFile(x.password)
@@ -181,7 +208,7 @@ exception: it needs somebody who answers for it, a reason, and an end of at most
 				if err := p.Check(o.Archive.Now()); err != nil {
 					return usageError{err}
 				}
-				if err := ingest.Save(o.Archive, p, password, keyOwner); err != nil {
+				if err := ingest.SaveWith(o.Archive, p, ingest.Secrets{Password: password, Accounts: x.passwords}, keyOwner); err != nil {
 					return err
 				}
 				e.printf("profile %s added; try it with: letterhold profile test %q\n", p.Name, p.Name)
@@ -209,7 +236,7 @@ func profileEdit(e *env) *cobra.Command {
 				if err := p.Check(o.Archive.Now()); err != nil {
 					return usageError{err}
 				}
-				if err := ingest.Save(o.Archive, p, password, keyOwner); err != nil {
+				if err := ingest.SaveWith(o.Archive, p, ingest.Secrets{Password: password, Accounts: x.passwords}, keyOwner); err != nil {
 					return err
 				}
 				e.printf("profile %s changed\n", p.Name)
@@ -251,7 +278,11 @@ func profileList(e *env) *cobra.Command {
 					if p.Running {
 						last = "running"
 					}
-					e.printf("%-20s %s -> %s  (%s)\n", p.Name, p.From, p.Mailbox, last)
+					from := p.From
+					if n := len(p.Accounts); n > 0 {
+						from += fmt.Sprintf(" (%d accounts)", n)
+					}
+					e.printf("%-20s %s -> %s  (%s)\n", p.Name, from, p.Mailbox, last)
 				}
 				return nil
 			})
