@@ -13,11 +13,11 @@ import (
 // rows are the layers, lowest first; within a row arrows point to the right
 // neighbour, that is, to packages named later.
 var rows = [][]string{
-	{"pop3client", "imapclient", "extract", "mbox", "message", "pack", "seal", "durable", "token", "tlsconf", "safehtml", "sample"},
+	{"pop3client", "smtpclient", "imapclient", "extract", "mbox", "message", "pack", "spool", "seal", "durable", "token", "tlsconf", "safehtml", "sample"},
 	{"store", "ledger", "vault"},
 	{"archive", "catalog"},
 	{"search", "index", "auth"},
-	{"posture", "ingest", "source", "export", "delivery"},
+	{"posture", "target", "upload", "ingest", "source", "export", "delivery"},
 	{"web", "journal"},
 	{"server"},
 	{"mailtest"}, // for tests

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -122,7 +123,7 @@ func explain(err error) error {
 	case errors.Is(err, archive.ErrOldState):
 		return hint(err, "restore state.db from the newest backup; `letterhold verify` shows what else differs")
 	case errors.Is(err, sqlite3.FULL), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return hint(err, "make room on the disk, then do the same again: what is archived stays, and reading goes on")
+		return hint(err, "make room on the disk, then do the same again: what is archived stays; reading needs room for a few lines of the ledger")
 	case errors.Is(err, vault.ErrDamaged):
 		return hint(err, "`letterhold verify` names what is damaged; catalog and index can be made again with `letterhold repair`")
 	}
@@ -156,7 +157,7 @@ To begin for real:     letterhold init DIR --key-file FILE
 	f.StringVar(&e.keyFile, "key-file", e.getenv("LETTERHOLD_KEY_FILE"), "key file that opens it (LETTERHOLD_KEY_FILE)")
 	f.StringVar(&e.passphraseFile, "passphrase-file", "", "file that holds the passphrase")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(initCmd(e), importCmd(e), runsCmd(e), profileCmd(e), journalCmd(e), searchCmd(e), showCmd(e), exportCmd(e), statsCmd(e), mailboxCmd(e), verifyCmd(e), repairCmd(e), compactCmd(e),
+	root.AddCommand(initCmd(e), importCmd(e), runsCmd(e), profileCmd(e), tokenCmd(e), journalCmd(e), searchCmd(e), showCmd(e), exportCmd(e), restoreMailCmd(e), targetCmd(e), statsCmd(e), mailboxCmd(e), verifyCmd(e), repairCmd(e), compactCmd(e),
 		backupCmd(e), restoreCmd(e), keyCmd(e), recoverCmd(e), serveCmd(e), unlockCmd(e), tryCmd(e), versionCmd(e), doctorCmd(e), configCmd(e), checkpointCmd(e), userCmd(e))
 	walk(root, func(c *cobra.Command) {
 		c.SuggestionsMinimumDistance = 2
@@ -386,4 +387,15 @@ func human(n int64) string {
 	default:
 		return fmt.Sprintf("%.2f GB", f/1e9)
 	}
+}
+
+// parseBytes reads a number of bytes: "2MB", "500 kB", "1.5G", "64KiB".
+func parseBytes(s string) (int64, error) {
+	digits := strings.TrimRight(s, "BbIiKkMmGg ")
+	unit, ok := map[string]float64{"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}[strings.TrimSuffix(strings.ToLower(strings.TrimSpace(s[len(digits):])), "b")]
+	n, err := strconv.ParseFloat(digits, 64)
+	if !ok || err != nil || !(n >= 0 && n*unit < 1<<53) {
+		return 0, fmt.Errorf("%q is no number of bytes; it is written like 2MB", s)
+	}
+	return int64(n * unit), nil
 }

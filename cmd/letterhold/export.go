@@ -54,6 +54,9 @@ it had to add a line end.`,
 				return err
 			}
 			return e.with(c.Context(), func(o *server.Opened) error {
+				if inside(e.path(to), o.Dir) {
+					return hint(fmt.Errorf("%s lies inside the archive: mail in clear does not belong there", e.path(to)), "name a place outside of %s", o.Dir)
+				}
 				if err := o.Index.Wait(c.Context()); err != nil {
 					return err
 				}
@@ -82,21 +85,7 @@ func allHits(ctx context.Context, o *server.Opened, query string, zone *time.Loc
 		if strings.TrimSpace(query) == "" {
 			return everyMessage(ctx, o, fn)
 		}
-		req := search.Request{Query: query, Scope: everything, Limit: search.MaxLimit, Zone: zone}
-		for {
-			r, err := o.Search.Search(ctx, req)
-			if err != nil {
-				return err
-			}
-			for _, h := range r.Hits {
-				if err := fn(h); err != nil {
-					return err
-				}
-			}
-			if req.After = r.Next; req.After == "" {
-				return nil
-			}
-		}
+		return o.Search.Each(ctx, search.Request{Query: query, Scope: everything, Zone: zone}, fn)
 	}
 }
 

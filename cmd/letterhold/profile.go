@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/letterhold/letterhold/internal/catalog"
+	"github.com/letterhold/letterhold/internal/delivery"
 	"github.com/letterhold/letterhold/internal/ingest"
 	"github.com/letterhold/letterhold/internal/server"
 	"github.com/letterhold/letterhold/internal/tlsconf"
@@ -19,29 +20,27 @@ import (
 
 // profileFlags are the options of a profile on the command line.
 type profileFlags struct {
-	p             ingest.Profile
-	ca, password  string
-	accounts      string
-	passwords     map[string]string // of accounts
-	every         time.Duration
-	folders       []string
-	exclude       []string
-	insecure      string
-	until         string
-	owner, reason string
-	disabled      bool
+	connectionFlags
+	p         ingest.Profile
+	accounts  string
+	passwords map[string]string // of accounts
+	every     time.Duration
+	folders   []string
+	exclude   []string
+	disabled  bool
+	bandwidth string
 }
 
 func (x *profileFlags) register(c *cobra.Command) {
 	f := c.Flags()
 	f.StringVar(&x.p.From, "from", "", "where mail is collected: imaps://user@host:port, imap:// (with mandatory STARTTLS), pop3s://, pop3://, folder:/path")
 	f.StringVar(&x.p.Mailbox, "mailbox", "", "mailbox that the mail belongs to, made if it is missing; may hold {account}, {user}, {domain}")
+	f.BoolVar(&x.p.Multidrop, "multidrop", false, "the account holds everybody's mail: whose it is, is decided by the addresses of mailboxes")
 	f.StringVar(&x.password, "password-file", "", `file with the account's password, "-" for standard input; it is sealed and never shown again`)
+	f.StringVar(&x.p.Token, "token-source", "", "where a token for the account comes from, instead of a password: letterhold token add")
 	f.StringVar(&x.accounts, "accounts", "", "file (CSV) with several accounts of the server; its first line is account,mailbox,password, the last two as needed; passwords are sealed")
 	f.StringVar(&x.p.LoginAs, "login-as", "", "open accounts with the password of an administrator: master (account*admin), authzid (SASL) or proxyauth; needs --admin")
 	f.StringVar(&x.p.Admin, "admin", "", "the administrator of --login-as")
-	f.StringVar(&x.ca, "ca", "", "file with the authority (PEM) that vouches for the server")
-	f.StringVar(&x.p.Pin, "pin", "", "SHA-256 of the server's key, to trust this key alone")
 	f.DurationVar(&x.every, "every", 0, "collect again after this time: 5m or more; without it, by hand")
 	f.StringVar(&x.p.At, "at", "", `collect daily ("02:30") or weekly ("Mon 02:30")`)
 	f.BoolVar(&x.p.Idle, "idle", false, "collect as soon as the IMAP server tells of new mail in INBOX, or in the only one of --folders; besides --every or --at")
@@ -49,11 +48,10 @@ func (x *profileFlags) register(c *cobra.Command) {
 	f.StringSliceVar(&x.folders, "folders", nil, "folders to collect (patterns); without it all but spam, trash and drafts")
 	f.StringSliceVar(&x.exclude, "exclude", nil, "folders to leave out (patterns)")
 	f.StringVar(&x.p.Target, "target", "", "folder in the archive, with {folder}, {account}, {user}, {domain}; default {folder}")
-	f.StringSliceVar(&x.p.AllowNet, "allow-net", nil, "network (CIDR) of this machine or its neighbours that may be reached; repeatable")
-	f.StringVar(&x.insecure, "allow-insecure", "", "an exception, for 30 days at most: unverified or cleartext; needs --until, --owner, --reason")
-	f.StringVar(&x.until, "until", "", "when the exception ends (2026-12-31)")
-	f.StringVar(&x.owner, "owner", "", "who answers for the exception")
-	f.StringVar(&x.reason, "reason", "", "why the exception is needed")
+	f.IntVar(&x.p.DeleteAfter, "delete-after", 0, "delete at the source what is archived and older than so many days; 0: delete nothing")
+	f.StringVar(&x.bandwidth, "bandwidth", "", `read no faster than this in a second: "2MB", "500kB"; 0: no limit`)
+	f.IntVar(&x.p.Connections, "connections", 1, "folders of an IMAP account that are read at a time, each over a connection of its own")
+	x.connectionFlags.register(c)
 	f.BoolVar(&x.disabled, "disabled", false, "do not run it by itself")
 }
 
@@ -61,30 +59,30 @@ func (x *profileFlags) register(c *cobra.Command) {
 func (x *profileFlags) apply(e *env, c *cobra.Command, p *ingest.Profile, now time.Time) error {
 	given := c.Flags().Changed
 	for name, set := range map[string]func(){
-		"from": func() { p.From = x.p.From }, "mailbox": func() { p.Mailbox = x.p.Mailbox }, "pin": func() { p.Pin = x.p.Pin }, "every": func() { p.Every = ingest.Duration(x.every) },
+		"from": func() { p.From = x.p.From }, "mailbox": func() { p.Mailbox = x.p.Mailbox }, "multidrop": func() { p.Multidrop = x.p.Multidrop }, "every": func() { p.Every = ingest.Duration(x.every) },
 		"at": func() { p.At = x.p.At }, "idle": func() { p.Idle = x.p.Idle }, "login-as": func() { p.LoginAs = x.p.LoginAs }, "admin": func() { p.Admin = x.p.Admin }, "window": func() { p.Window = x.p.Window }, "folders": func() { p.Include = x.folders }, "exclude": func() { p.Exclude = x.exclude },
-		"target": func() { p.Target = x.p.Target }, "allow-net": func() { p.AllowNet = x.p.AllowNet }, "disabled": func() { p.Enabled = !x.disabled },
+		"target": func() { p.Target = x.p.Target }, "delete-after": func() { p.DeleteAfter = x.p.DeleteAfter }, "connections": func() { p.Connections = x.p.Connections }, "token-source": func() { p.Token = x.p.Token }, "disabled": func() { p.Enabled = !x.disabled },
 	} {
 		if given(name) {
 			set()
 		}
 	}
-	if given("ca") {
-		p.CA = ""
-		if x.ca != "" {
-			b, err := os.ReadFile(e.path(x.ca))
-			if err != nil {
-				return err
-			}
-			p.CA = string(b)
+	if given("bandwidth") {
+		n, err := parseBytes(x.bandwidth)
+		if err != nil {
+			return usageError{fmt.Errorf("--bandwidth: %w", err)}
 		}
+		p.Bandwidth = n
 	}
 	if given("accounts") {
 		if err := x.readAccounts(e, p); err != nil {
 			return err
 		}
 	}
-	return x.exception(c, p, now)
+	to := p.Connection()
+	err := x.connectionFlags.apply(e, c, &to, now)
+	p.SetConnection(to)
+	return err
 }
 
 func (x *profileFlags) readAccounts(e *env, p *ingest.Profile) error {
@@ -101,27 +99,6 @@ func (x *profileFlags) readAccounts(e *env, p *ingest.Profile) error {
 	if err != nil {
 		return usageError{err}
 	}
-	return nil
-}
-
-func (x *profileFlags) exception(c *cobra.Command, p *ingest.Profile, now time.Time) error {
-	if !c.Flags().Changed("allow-insecure") {
-		return nil
-	}
-	if x.insecure == "" {
-		p.Exception = nil
-		return nil
-	}
-	if x.until == "" || x.owner == "" || x.reason == "" {
-		return usage("an exception needs --until, --owner and --reason")
-	}
-	until, err := time.Parse(time.DateOnly, x.until)
-	if err != nil {
-		if until, err = time.Parse(time.RFC3339, x.until); err != nil {
-			return usage("--until %s: it is a date like 2026-12-31", x.until)
-		}
-	}
-	p.Exception = &ingest.Exception{Kind: x.insecure, Owner: x.owner, Reason: x.reason, Since: now.UTC().Truncate(time.Second), Until: until.UTC()}
 	return nil
 }
 
@@ -149,7 +126,7 @@ func (e *env) secretFile(name string) ([]byte, error) {
 
 func profileCmd(e *env) *cobra.Command {
 	c := &cobra.Command{Use: "profile", Short: "Archiving profiles: what is collected, from where, how often"}
-	c.AddCommand(profileAdd(e), profileEdit(e), profileList(e), profileTest(e), profileRun(e), profileLog(e), profileRuns(e), profileMissed(e),
+	c.AddCommand(profileAdd(e), profileEdit(e), profileList(e), profileTest(e), profileRun(e), profileRetry(e), profileLog(e), profileRuns(e), profileMissed(e), profileWouldDelete(e),
 		e.profileVerb("pause NAME", "Pause the run under way; the next run goes on with it", func(o *server.Opened, p *ingest.Profile) error { return o.Runner.Pause(p) }, "paused"),
 		e.profileVerb("cancel NAME", "End the run under way; what it archived stays", func(o *server.Opened, p *ingest.Profile) error { return o.Runner.Cancel(p) }, "cancelled"),
 		e.profileVerb("remove NAME", "Remove a profile; what it collected stays", func(o *server.Opened, p *ingest.Profile) error { return ingest.Remove(o.Archive, p, keyOwner) }, "removed"))
@@ -190,9 +167,16 @@ func profileAdd(e *env) *cobra.Command {
 		Long: `Adds a profile. Connections are encrypted and certificates verified; a private
 authority is named with --ca, a single key with --pin. A weaker connection is an
 exception: it needs somebody who answers for it, a reason, and an end of at most
-30 days, after which the profile rests and the mail stays at its source.`,
+30 days, after which the profile rests and the mail stays at its source.
+
+With --from user@host the server is asked how it is reached best: with TLS from
+the first byte, else with STARTTLS, by IMAP, else by POP3.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
+			if x.p.Multidrop && x.p.Mailbox == "" {
+				x.p.Mailbox = delivery.Unassigned
+				c.Flags().Set("mailbox", delivery.Unassigned)
+			}
 			if x.p.From == "" || x.p.Mailbox == "" && x.accounts == "" {
 				return usage("profile add: --from URL and --mailbox NAME are needed")
 			}
@@ -203,6 +187,9 @@ exception: it needs somebody who answers for it, a reason, and an end of at most
 			return e.with(c.Context(), func(o *server.Opened) error {
 				p := &ingest.Profile{Name: args[0], Enabled: true}
 				if err := x.apply(e, c, p, o.Archive.Now()); err != nil {
+					return err
+				}
+				if err := e.probe(c.Context(), o, p); err != nil {
 					return err
 				}
 				if err := p.Check(o.Archive.Now()); err != nil {
@@ -218,6 +205,35 @@ exception: it needs somebody who answers for it, a reason, and an end of at most
 	}
 	x.register(c)
 	return c
+}
+
+// probe finds out how a server is reached, where only user@host is given.
+func (e *env) probe(ctx context.Context, o *server.Opened, p *ingest.Profile) error {
+	if strings.Contains(p.From, "://") || strings.HasPrefix(p.From, "folder:") {
+		return nil
+	}
+	url, err := ingest.Probe(ctx, p.From, p.Connection(), o.Archive.Now)
+	var x *ingest.CertificateError
+	if errors.As(err, &x) {
+		e.showChain(e.stderr, x.Chain)
+	}
+	if err != nil {
+		return err
+	}
+	p.From = url
+	e.printf("reached best at %s\n", url)
+	return nil
+}
+
+// showChain prints the certificates that a server showed, and how they could be
+// trusted: after a comparison with what its administrator says.
+func (e *env) showChain(w io.Writer, chain []ingest.Shown) {
+	for _, x := range chain {
+		fmt.Fprintf(w, "  the server showed %s, issued by %s, valid until %s\n  key SHA-256 %s\n", plain(x.Subject), plain(x.Issuer), x.Until.Format(time.DateOnly), x.Pin)
+	}
+	if len(chain) > 0 {
+		fmt.Fprintf(w, "  If that is right, trust this key alone with --pin %s, or its authority with --ca FILE.\n", chain[0].Pin)
+	}
 }
 
 func profileEdit(e *env) *cobra.Command {
@@ -250,11 +266,12 @@ func profileEdit(e *env) *cobra.Command {
 
 type profileJSON struct {
 	*ingest.Profile
-	Name    string   `json:"name"`
-	Enabled bool     `json:"enabled"`
-	Running bool     `json:"running"`
-	Last    *runJSON `json:"last,omitempty"`
-	Missed  int      `json:"missed"`
+	Name    string           `json:"name"`
+	Enabled bool             `json:"enabled"`
+	Running bool             `json:"running"`
+	Live    *ingest.Progress `json:"live,omitempty"`
+	Last    *runJSON         `json:"last,omitempty"`
+	Missed  int              `json:"missed"`
 }
 
 func profileList(e *env) *cobra.Command {
@@ -297,21 +314,21 @@ func listProfiles(ctx context.Context, o *server.Opened) ([]profileJSON, error) 
 	if err != nil {
 		return nil, err
 	}
-	live := map[int64]bool{}
+	live := map[int64]*ingest.Progress{}
 	for _, l := range o.Runner.Live() {
-		live[l.Profile] = true
+		live[l.Profile] = &l
 	}
 	out := []profileJSON{}
 	for _, p := range ps {
-		j := profileJSON{Profile: p, Name: p.Name, Enabled: p.Enabled, Running: live[p.ID]}
+		j := profileJSON{Profile: p, Name: p.Name, Enabled: p.Enabled, Running: live[p.ID] != nil, Live: live[p.ID]}
 		err := o.Archive.State().View(ctx, func(v catalog.View) error {
 			rs, err := v.RunsOf(p.ID, 1)
 			if err != nil {
 				return err
 			}
 			if len(rs) > 0 {
-				rs[0].Failures = nil
 				j.Last = runOf(&rs[0])
+				j.Last.Failures, j.Last.Skips = nil, nil
 			}
 			missed, err := v.Missed(p.ID, 10_000)
 			j.Missed = len(missed)
@@ -356,9 +373,7 @@ func (e *env) reportTest(t *ingest.Tested, js bool) error {
 		for _, s := range t.Steps {
 			e.printf("%-8s %-7s %s\n", s.Step, map[bool]string{true: "ok", false: "FAILED"}[s.OK], s.Detail)
 			if !s.OK && s.Step == tlsconf.StepTLS {
-				for _, x := range t.Chain {
-					e.printf("  the server showed %s, issued by %s, valid until %s\n  key SHA-256 %s\n", x.Subject, x.Issuer, x.Until.Format(time.DateOnly), x.Pin)
-				}
+				e.showChain(e.stdout, t.Chain)
 			}
 		}
 		for _, f := range t.Folders {

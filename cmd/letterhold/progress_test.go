@@ -46,3 +46,12 @@ func TestProgressDrawsOneLine(t *testing.T) {
 		t.Errorf("%q is drawn where there is no terminal", w.String())
 	}
 }
+
+func TestParseBytes(t *testing.T) {
+	for s, want := range map[string]int64{"0": 0, "100": 100, "2MB": 2_000_000, "500 kB": 500_000, "1.5G": 1_500_000_000, "64KiB": 65536, "3m": 3_000_000, "x": -1, "": -1, "-1": -1, "2TB": -1, "MB": -1, "1e99": -1, "NaN": -1} {
+		n, err := parseBytes(s)
+		if want < 0 && err == nil || want >= 0 && (err != nil || n != want) {
+			t.Errorf("%q: %d %v", s, n, err)
+		}
+	}
+}

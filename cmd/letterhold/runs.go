@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/letterhold/letterhold/internal/catalog"
+	"github.com/letterhold/letterhold/internal/ingest"
 	"github.com/letterhold/letterhold/internal/server"
 )
 
@@ -22,12 +23,13 @@ type runJSON struct {
 	Started time.Time  `json:"started"`
 	Ended   *time.Time `json:"ended,omitempty"`
 	catalog.Counts
+	Causes   []ingest.Cause    `json:"causes,omitempty"`
 	Failures []catalog.Failure `json:"failures,omitempty"`
 	Skips    []catalog.Failure `json:"skips,omitempty"`
 }
 
 func runOf(r *catalog.Run) *runJSON {
-	j := &runJSON{Run: r.ID, What: strings.ReplaceAll(r.What, "\n", " "), State: r.State, Who: r.Who, Started: r.Started, Counts: r.Counts, Failures: r.Failures, Skips: r.Skips}
+	j := &runJSON{Run: r.ID, What: strings.ReplaceAll(r.What, "\n", " "), State: r.State, Who: r.Who, Started: r.Started, Counts: r.Counts, Causes: ingest.Causes(r.Failures), Failures: r.Failures, Skips: r.Skips}
 	if !r.Ended.IsZero() {
 		j.Ended = &r.Ended
 	}
@@ -67,16 +69,28 @@ func (e *env) listRuns(ctx context.Context, o *server.Opened, get func(catalog.V
 	}
 	out := []*runJSON{}
 	for i := range rs {
-		rs[i].Failures, rs[i].Skips = nil, nil
-		out = append(out, runOf(&rs[i]))
+		j := runOf(&rs[i])
+		j.Failures, j.Skips = nil, nil
+		out = append(out, j)
 	}
 	if js {
 		return e.printJSON(map[string]any{"runs": out})
 	}
 	for _, r := range out {
 		e.printf("%6d  %s  %-9s  %s: %s\n", r.Run, r.Started.Format("2006-01-02 15:04"), r.State, plain(r.What), sum(r.Counts))
+		e.printCauses(r.Causes)
 	}
 	return nil
+}
+
+// printCauses says why something failed, how often, and what helps.
+func (e *env) printCauses(cs []ingest.Cause) {
+	for _, c := range cs {
+		e.printf("        %d x %s, for example %s\n", c.Count, plain(c.Reason), plain(c.Example.Where))
+		if c.Fix != "" {
+			e.printf("            %s\n", c.Fix)
+		}
+	}
 }
 
 func (e *env) showRun(ctx context.Context, o *server.Opened, arg string, js bool) error {
@@ -103,6 +117,7 @@ func (e *env) showRun(ctx context.Context, o *server.Opened, arg string, js bool
 		e.printf(", ended %s", r.Ended.Format(time.RFC3339))
 	}
 	e.printf("\n%s, %s\n", sum(r.Counts), human(r.Bytes))
+	e.printCauses(ingest.Causes(r.Failures))
 	for _, f := range r.Failures {
 		e.printf("failed: %s: %s\n", plain(f.Where), plain(f.Reason))
 	}
@@ -113,6 +128,9 @@ func (e *env) showRun(ctx context.Context, o *server.Opened, arg string, js bool
 }
 
 // sum says what became of everything that was seen.
-func sum(c catalog.Counts) string {
-	return fmt.Sprintf("%d seen = %d archived + %d already there + %d skipped by rule + %d failed", c.Seen, c.Archived, c.Present, c.Skipped, c.Failed)
+func sum(c catalog.Counts) string { return sumAs(c, "archived") }
+
+// sumAs is sum with another word for what was done.
+func sumAs(c catalog.Counts, done string) string {
+	return fmt.Sprintf("%d seen = %d %s + %d already there + %d skipped by rule + %d failed", c.Seen, c.Archived, done, c.Present, c.Skipped, c.Failed)
 }

@@ -6,15 +6,19 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/letterhold/letterhold/internal/archive"
+	"github.com/letterhold/letterhold/internal/catalog"
 	"github.com/letterhold/letterhold/internal/ingest"
 	"github.com/letterhold/letterhold/internal/sample"
 	"github.com/letterhold/letterhold/internal/seal"
 	"github.com/letterhold/letterhold/internal/server"
+	"github.com/letterhold/letterhold/internal/source"
 )
 
 func tryCmd(e *env) *cobra.Command {
@@ -109,28 +113,47 @@ func (e *env) tryImport(ctx context.Context, x *server.Opened, fresh bool, paths
 		return err
 	}
 	if !fresh {
-		return nil
-	}
-	mb, err := x.Archive.Mailbox(ctx, "me", keyOwner)
-	if err != nil {
-		return err
-	}
-	var failed error
-	n := 0
-	for m := range sample.Mailbox(x.Archive.Now()) {
-		n++
-		from := archive.Provenance{Mailbox: mb, Folder: m.Folder, Source: "sample", Where: fmt.Sprint(n), Flags: m.Flags}
-		if err := x.Archive.Enqueue(ctx, m.Raw, from, func(_ archive.Result, err error) {
-			if err != nil {
-				failed = err
-			}
-		}); err != nil {
+		if done, err := sampleDone(ctx, x); err != nil || done {
 			return err
 		}
 	}
-	if err := errors.Join(x.Archive.Flush(ctx), failed, x.Index.Wait(ctx)); err != nil {
+	r, err := ingest.Given(ctx, x.Archive, ingest.Import{Mailbox: "me", Who: keyOwner}, sampleRun, sampleSource{x.Archive.Now()})
+	if err == nil {
+		err = x.Index.Wait(ctx)
+	}
+	if err != nil {
 		return err
 	}
-	e.printf("%d invented messages imported.\n", n)
+	e.printf("%d invented messages: %s\n", r.Seen, sum(r.Counts))
+	return nil
+}
+
+// sampleRun is what the import of the sample mailbox is called.
+const sampleRun = "sample mailbox"
+
+// sampleDone tells whether the sample mailbox is imported, or other mail is there:
+// an interrupted try begins it again.
+func sampleDone(ctx context.Context, x *server.Opened) (done bool, err error) {
+	err = x.Archive.State().View(ctx, func(v catalog.View) error {
+		rs, err := v.Runs(100)
+		done = !slices.ContainsFunc(rs, func(r catalog.Run) bool { return r.What == sampleRun }) && len(rs) > 0
+		for _, r := range rs {
+			done = done || r.What == sampleRun && r.State == catalog.RunDone
+		}
+		return err
+	})
+	return done, err
+}
+
+// sampleSource yields the mailbox that the program makes.
+type sampleSource struct{ now time.Time }
+
+func (s sampleSource) Walk(ctx context.Context, _ source.Marks, yield func(source.Item) bool) error {
+	n := 0
+	for m := range sample.Mailbox(s.now) {
+		if n++; !yield(source.Item{Raw: m.Raw, Folder: m.Folder, Flags: m.Flags, Where: fmt.Sprint(n)}) {
+			return ctx.Err()
+		}
+	}
 	return nil
 }

@@ -203,15 +203,21 @@ func (a About) binary() (id [16]byte) {
 
 func origin(id string) string { return "letterhold/" + id }
 
+// maxAbout is how long archive.json may be: a few lines, in bytes.
+const maxAbout = 4096
+
 // ReadAbout reads archive.json. Its content is trusted only once the keys are
 // open: their MAC covers it.
 func ReadAbout(d durable.FS) (About, []byte, error) {
 	var a About
-	b, err := durable.ReadFile(d, aboutName, 4096)
+	b, err := durable.ReadFile(d, aboutName, maxAbout)
 	if errors.Is(err, fs.ErrNotExist) {
 		return a, nil, fmt.Errorf("%w (%s is missing)", ErrNoArchive, aboutName)
 	}
 	if err != nil {
+		if fi, serr := d.Stat(aboutName); serr == nil && fi.Size() > maxAbout {
+			err = fmt.Errorf("%w: %w", ErrDamaged, err)
+		}
 		return a, nil, err
 	}
 	if err := json.Unmarshal(b, &a); err != nil {
@@ -227,19 +233,33 @@ func ReadAbout(d durable.FS) (About, []byte, error) {
 }
 
 // ReadKeys reads keys.json, or its copy when the file itself is not readable.
-func ReadKeys(d durable.FS) (*seal.KeyFile, error) {
-	var errs error
+func ReadKeys(d durable.FS) (k *seal.KeyFile, err error) {
+	return k, eitherKeys(d, func(x *seal.KeyFile) error { k = x; return nil })
+}
+
+// eitherKeys tries fn with keys.json, and with its copy if that goes wrong: a
+// byte that changed in one of them does not matter. The error is that of both
+// files, or the one of keys.json where the copy says the same.
+func eitherKeys(d durable.FS, fn func(*seal.KeyFile) error) error {
+	var errs []error
 	for _, name := range []string{keysName, backupName} {
 		b, err := durable.ReadFile(d, name, maxKeys)
+		var k *seal.KeyFile
 		if err == nil {
-			var k *seal.KeyFile
-			if k, err = seal.ParseKeys(b); err == nil {
-				return k, nil
-			}
+			k, err = seal.ParseKeys(b)
 		}
-		errs = errors.Join(errs, err)
+		if err == nil {
+			err = fn(k)
+		}
+		if err == nil {
+			return nil
+		}
+		errs = append(errs, err)
 	}
-	return nil, errs
+	if errs[0].Error() == errs[1].Error() {
+		return errs[0]
+	}
+	return errors.Join(errs...)
 }
 
 // writeKeys makes the copy durable first, so that one of them is always whole.
@@ -256,14 +276,16 @@ func Unlock(d durable.FS, s seal.Secret) (*seal.Ring, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	keys, err := ReadKeys(d)
-	if err != nil {
-		return nil, "", err
-	}
-	if keys.Archive != about.ID {
-		return nil, "", fmt.Errorf("%s: %w: it belongs to archive %s", keysName, ErrDamaged, keys.Archive)
-	}
-	return keys.Open(s, head)
+	var ring *seal.Ring
+	var slot string
+	err = eitherKeys(d, func(k *seal.KeyFile) (err error) {
+		if k.Archive != about.ID {
+			return fmt.Errorf("%s: %w: it belongs to archive %s", keysName, ErrDamaged, k.Archive)
+		}
+		ring, slot, err = k.Open(s, head)
+		return err
+	})
+	return ring, slot, err
 }
 
 const (
@@ -284,10 +306,11 @@ func Open(d durable.FS, ring *seal.Ring, o Options) (_ *Archive, err error) {
 	if a.about, a.head, err = ReadAbout(d); err != nil {
 		return nil, err
 	}
-	if a.keys, err = ReadKeys(d); err != nil {
-		return nil, err
-	}
-	if _, err := a.keys.OpenRoot(ring.Root, a.head); err != nil {
+	if err := eitherKeys(d, func(k *seal.KeyFile) error {
+		_, err := k.OpenRoot(ring.Root, a.head)
+		a.keys = k
+		return err
+	}); err != nil {
 		return nil, err
 	}
 	if a.signer, err = ledger.NewSigner(origin(a.about.ID), ring.Current(seal.PurposeLedger).Key); err != nil {

@@ -247,6 +247,9 @@ func (b *backup) copyPack(n uint32, in durable.File, info store.PackInfo, end st
 				return nil, err
 			}
 			b.r.Copied += int64(k - there)
+			if differs {
+				b.r.Copied += int64(there) // the copy was not as it was written
+			}
 		}
 		at += int64(k)
 		if b.progress != nil {

@@ -120,6 +120,12 @@ func (t Tx) AddMissed(profile int64, m Missed) error {
 		profile, m.Where, m.Folder, int64(m.Validity), int64(m.UID), m.UIDL, m.Size, m.Reason, m.Last.Unix(), m.Last.Unix())
 }
 
+// RetryMissed makes everything that a profile missed be tried as if it had not
+// been before.
+func (t Tx) RetryMissed(profile int64) error {
+	return t.c.run(`UPDATE missed SET tries = 0 WHERE profile = ?`, profile)
+}
+
 // RemoveMissed forgets a message that has been archived after all.
 func (t Tx) RemoveMissed(profile int64, where string) error {
 	return t.c.run(`DELETE FROM missed WHERE profile = ? AND place = ?`, profile, where)

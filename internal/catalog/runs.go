@@ -76,6 +76,11 @@ func (t Tx) SaveRun(r *Run, failures, skips []Failure) error {
 	return errors.Join(t.addFailures(r.ID, 0, failures), t.addFailures(r.ID, 1, skips))
 }
 
+// ForgetFailures removes what was stored of a run's failures and skips.
+func (t Tx) ForgetFailures(run int64) error {
+	return t.c.run(`DELETE FROM failures WHERE run = ?`, run)
+}
+
 func (t Tx) addFailures(run int64, rule int, fs []Failure) error {
 	n, _, err := t.c.number(`SELECT count(*) FROM failures WHERE run = ? AND rule = ?`, run, rule)
 	for _, f := range fs {
@@ -119,7 +124,19 @@ func (v View) Run(id int64) (*Run, error) {
 	return &rs[0], nil
 }
 
-func (v View) runs(where string, args ...any) (out []Run, err error) {
+// Recent returns the newest runs without what failed and was skipped.
+func (v View) Recent(limit int) ([]Run, error) { return v.bare(`ORDER BY id DESC LIMIT ?`, limit) }
+
+// Failures returns what failed in a run, the first first.
+func (v View) Failures(run int64, limit int) (out []Failure, err error) {
+	err = v.c.query(`SELECT place, reason FROM failures WHERE run = ? AND rule = 0 ORDER BY rowid LIMIT ?`, func(s *sqlite3.Stmt) error {
+		out = append(out, Failure{s.ColumnText(0), s.ColumnText(1)})
+		return nil
+	}, run, limit)
+	return out, err
+}
+
+func (v View) bare(where string, args ...any) (out []Run, err error) {
 	err = v.c.query(`SELECT id, what, state, started, ended, cursor, seen, archived, present, skipped, failed, bytes, profile, who FROM runs `+where, func(s *sqlite3.Stmt) error {
 		r := Run{ID: s.ColumnInt64(0), What: s.ColumnText(1), State: s.ColumnText(2), Started: time.Unix(s.ColumnInt64(3), 0).UTC(), Cursor: s.ColumnText(5),
 			Counts:  Counts{s.ColumnInt64(6), s.ColumnInt64(7), s.ColumnInt64(8), s.ColumnInt64(9), s.ColumnInt64(10), s.ColumnInt64(11)},
@@ -130,6 +147,11 @@ func (v View) runs(where string, args ...any) (out []Run, err error) {
 		out = append(out, r)
 		return nil
 	}, args...)
+	return out, err
+}
+
+func (v View) runs(where string, args ...any) ([]Run, error) {
+	out, err := v.bare(where, args...)
 	for i := range out {
 		if err != nil {
 			return nil, err

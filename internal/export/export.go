@@ -1,6 +1,7 @@
 // Package export writes messages out of an archive: single files, a Maildir,
 // an mbox, or a ZIP, each with a manifest that says what every file is, its
-// SHA-256, and where the message came from. Names are made by the program;
+// SHA-256, and where the message came from. Export writes all at once, a Writer
+// one by one, also into a folder that was begun before. Names are made by the program;
 // nothing a sender chose becomes a path.
 package export
 
@@ -10,7 +11,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -23,6 +23,7 @@ import (
 	"github.com/letterhold/letterhold/internal/archive"
 	"github.com/letterhold/letterhold/internal/catalog"
 	"github.com/letterhold/letterhold/internal/mbox"
+	"github.com/letterhold/letterhold/internal/seal"
 )
 
 // Format is how messages are written.
@@ -96,45 +97,39 @@ type target interface {
 // Export writes hits to a path. hits calls its argument for each hit.
 func Export(ctx context.Context, a *archive.Archive, format Format, to string, hits func(func(catalog.Hit) error) error, progress func(messages, bytes int64)) (*Report, error) {
 	r := &Report{To: to, Failures: []catalog.Failure{}}
-	var t target
-	mailboxes, err := names(ctx, a)
-	if err == nil {
-		err = hits(func(h catalog.Hit) error {
-			if err := ctx.Err(); err != nil {
+	var w *Writer
+	err := hits(func(h catalog.Hit) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if w == nil { // nothing is made for nothing
+			var err error
+			if w, err = Create(ctx, a, format, to); err != nil {
+				w = nil
 				return err
 			}
-			if t == nil { // nothing is made for nothing
-				if t, err = open(format, to); err != nil {
-					return err
-				}
-			}
-			raw, err := a.Raw(&h.Entry)
-			if err != nil {
-				r.Failed++
-				r.Failures = append(r.Failures, catalog.Failure{Where: h.ID.String(), Reason: err.Error()})
-				return nil
-			}
-			name, err := t.put(raw, &h)
-			if err != nil {
-				return fmt.Errorf("write message %s: %w", h.ID, err)
-			}
-			r.Messages++
-			r.Bytes += int64(len(raw))
-			if progress != nil {
-				progress(r.Messages, r.Bytes)
-			}
-			line, err := json.Marshal(describe(a, &h, raw, name, format, mailboxes))
-			if err != nil {
-				return err
-			}
-			return t.line(append(line, '\n'))
-		})
-	}
-	if t == nil {
+		}
+		raw, err := a.Raw(&h.Entry)
+		if err != nil {
+			r.Failed++
+			r.Failures = append(r.Failures, catalog.Failure{Where: h.ID.String(), Reason: err.Error()})
+			return nil
+		}
+		if _, err := w.Put(&h, raw); err != nil {
+			return err
+		}
+		r.Messages++
+		r.Bytes += int64(len(raw))
+		if progress != nil {
+			progress(r.Messages, r.Bytes)
+		}
+		return nil
+	})
+	if w == nil {
 		return r, err
 	}
-	r.Manifest = manifestOf(format, to)
-	return r, errors.Join(err, t.close())
+	r.Manifest = w.Manifest()
+	return r, errors.Join(err, w.Close())
 }
 
 func manifestOf(f Format, to string) string {
@@ -213,7 +208,7 @@ func open(f Format, to string) (target, error) {
 		root.Close()
 		return nil, errors.Join(err, fmt.Errorf("%s is not empty; name a new folder", to))
 	}
-	m, err := root.OpenFile(manifestName, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	m, err := root.OpenFile(manifestName, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, errors.Join(err, root.Close())
 	}
@@ -236,7 +231,7 @@ func (f file) line(b []byte) error {
 	return err
 }
 
-func (f file) close() error { return errors.Join(f.w.Flush(), f.f.Close()) }
+func (f file) close() error { return errors.Join(f.w.Flush(), f.f.Sync(), f.f.Close()) }
 
 func empty(r *os.Root) (bool, error) {
 	es, err := fs.ReadDir(r.FS(), ".")
@@ -252,6 +247,8 @@ func fileName(h *catalog.Hit) string {
 type folderTarget struct {
 	root    *os.Root
 	maildir bool
+	again   bool             // it was begun before: files may be there
+	known   map[seal.ID]bool // in the manifest; nil until it is needed
 	lines   file
 }
 
@@ -268,15 +265,54 @@ func (t *folderTarget) put(raw []byte, h *catalog.Hit) (string, error) {
 		return "", err
 	}
 	f, err := t.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) && t.again {
+		f, err = t.over(name, h.ID)
+	}
 	if err != nil {
 		return "", err
 	}
 	_, err = f.Write(raw)
+	if err == nil && t.again {
+		err = f.Sync()
+	}
 	if err = errors.Join(err, f.Close()); err == nil && t.maildir {
 		at := h.Row.Time()
 		err = t.root.Chtimes(name, at, at)
 	}
 	return name, err
+}
+
+// over opens a file that is there: a run was interrupted before its line was in
+// the manifest. If it is in the manifest, it is left alone.
+func (t *folderTarget) over(name string, id seal.ID) (*os.File, error) {
+	has, err := t.has(id)
+	if err != nil {
+		return nil, err
+	}
+	if has {
+		return nil, errThere
+	}
+	return t.root.OpenFile(name, os.O_WRONLY|os.O_TRUNC, 0o600)
+}
+
+// has tells whether a message is in the manifest as it was when the folder was
+// opened.
+func (t *folderTarget) has(id seal.ID) (bool, error) {
+	if t.known == nil {
+		if err := t.lines.w.Flush(); err != nil {
+			return false, err
+		}
+		t.known = map[seal.ID]bool{}
+		size, err := t.lines.f.Seek(0, io.SeekCurrent)
+		if err == nil {
+			err = readIDs(bufio.NewReaderSize(io.NewSectionReader(t.lines.f, 0, size), 256<<10), t.known)
+		}
+		if err != nil {
+			t.known = nil
+			return false, err
+		}
+	}
+	return t.known[id], nil
 }
 
 // maxFolder is the longest name that is kept of a folder, in bytes: file systems
@@ -337,7 +373,7 @@ func (t *mboxTarget) put(raw []byte, h *catalog.Hit) (string, error) {
 
 func (t *mboxTarget) line(b []byte) error { return t.lines.line(b) }
 func (t *mboxTarget) close() error {
-	return errors.Join(t.w.Flush(), t.f.Close(), t.lines.close())
+	return errors.Join(t.w.Flush(), t.f.Sync(), t.f.Close(), t.lines.close())
 }
 
 type zipTarget struct {
@@ -369,5 +405,5 @@ func (t *zipTarget) close() error {
 			_, err = io.Copy(w, io.NewSectionReader(t.lines.f, 0, 1<<40))
 		}
 	}
-	return errors.Join(err, t.w.Close(), t.buf.Flush(), t.f.Close(), t.lines.f.Close())
+	return errors.Join(err, t.w.Close(), t.buf.Flush(), t.f.Sync(), t.f.Close(), t.lines.f.Close())
 }

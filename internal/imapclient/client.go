@@ -1,5 +1,7 @@
-// Package imapclient is the part of an IMAP client that an archive needs: it
-// looks and reads (RFC 9051 and 3501). It changes nothing.
+// Package imapclient is the part of an IMAP client that an archive needs (RFC
+// 9051 and 3501): it looks and reads and changes nothing, unless it is asked to
+// delete (delete.go); and, for mail that goes back (append.go), it makes folders
+// and adds messages.
 //
 // It is written for servers that are hostile, or that somebody on the path
 // pretends to be. Before TLS it reads the greeting and the answer to STARTTLS,
@@ -126,6 +128,8 @@ type Client struct {
 	// Protocol says how the connection is protected, for people.
 	Protocol string
 	exists   uint32
+	writable bool             // the open folder is open for changes
+	limits   map[string]int64 // the largest message of each folder, by its name
 }
 
 // Dial connects and, unless the exception is made, has TLS before it returns.

@@ -191,13 +191,19 @@ func (c *Client) Status(f *Folder) (s Status, err error) {
 }
 
 // Examine opens a folder for reading only (RFC 9051, 6.3.3).
-func (c *Client) Examine(f *Folder) (s Status, err error) {
-	c.exists = 0
-	pieces := line("EXAMINE", c.name(f))
+func (c *Client) Examine(f *Folder) (Status, error) {
+	s, _, err := c.enter("EXAMINE", f)
+	return s, err
+}
+
+// enter opens a folder; code is what the server says of it in the end.
+func (c *Client) enter(word string, f *Folder) (s Status, code string, err error) {
+	c.exists, c.writable = 0, false
+	pieces := line(word, c.name(f))
 	if c.Has("CONDSTORE") {
 		pieces[len(pieces)-1] += " (CONDSTORE)"
 	}
-	_, err = c.run("EXAMINE", pieces, func(p *response) error {
+	p, err := c.run(word, pieces, func(p *response) error {
 		word, arg, _ := strings.Cut(p.code, " ")
 		n, nerr := strconv.ParseUint(arg, 10, 64)
 		if nerr != nil {
@@ -217,7 +223,10 @@ func (c *Client) Examine(f *Folder) (s Status, err error) {
 	if err == nil && s.UIDValidity == 0 {
 		err = fmt.Errorf("%w: folder %q has no UIDVALIDITY", ErrProtocol, f.Name)
 	}
-	return s, tlsconf.At(tlsconf.StepFolders, err)
+	if p != nil {
+		code = p.code
+	}
+	return s, code, tlsconf.At(tlsconf.StepFolders, err)
 }
 
 // Message is what the server says of a message.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"strconv"
 	"strings"
 
@@ -279,9 +280,40 @@ func (c *Client) misbinds() (cyrus bool) {
 	return err == nil && cyrus
 }
 
-// scram signs in without showing the password (RFC 7677). The server must show
-// that it knows it too.
+// Exchange runs a SASL mechanism with a first response; next answers challenges.
+type Exchange func(mechanism, first string, next func(challenge string) (string, error)) error
+
+// Binding says whether a server binds a sign-in to the TLS connection.
+type Binding int
+
+// The bindings.
+const (
+	Unoffered Binding = iota // the server is told that it would have been done
+	Offered
+	Wrong // offered, and not done rightly: as if nobody knew of it
+)
+
+// scram signs in without showing the password (RFC 7677).
 func (c *Client) scram(cr Credential) error {
+	b := Unoffered
+	if c.Has("AUTH=SCRAM-SHA-256-PLUS") {
+		if b = Offered; c.misbinds() {
+			b = Wrong
+		}
+	}
+	err := SCRAM(cr, c.c, b, c.exchange)
+	if errors.Is(err, errNotShown) {
+		return c.die("AUTHENTICATE SCRAM-SHA-256", err)
+	}
+	return err
+}
+
+var errNotShown = fmt.Errorf("%w: the server did not show that it knows the password", ErrUnsafe)
+
+// SCRAM signs in with SCRAM-SHA-256 over a connection of any protocol. The server
+// must show that it knows the password too; if not, the connection is not to be
+// used.
+func SCRAM(cr Credential, conn net.Conn, b Binding, exchange Exchange) error {
 	client, err := scram.SHA256.NewClient(cr.User, cr.Password, cr.authorization())
 	if err != nil {
 		return fmt.Errorf("name or password cannot be used with SCRAM: %w", err)
@@ -289,14 +321,14 @@ func (c *Client) scram(cr Credential) error {
 	client.WithMinIterations(minIterations)
 	mechanism := "SCRAM-SHA-256"
 	talk := client.NewConversation()
-	if t, ok := c.c.(*tls.Conn); ok {
+	if t, ok := conn.(*tls.Conn); ok {
 		state := t.ConnectionState()
 		// The flag "y" tells a server with PLUS that somebody hid it.
 		talk = client.NewConversationAdvertisingChannelBinding()
-		switch plus := c.Has("AUTH=SCRAM-SHA-256-PLUS"); {
-		case plus && c.misbinds():
+		switch b {
+		case Wrong:
 			talk = client.NewConversation()
-		case plus:
+		case Offered:
 			binding, err := binding(&state)
 			if err != nil {
 				return err
@@ -308,7 +340,7 @@ func (c *Client) scram(cr Credential) error {
 	if err != nil {
 		return err
 	}
-	if err := c.exchange(mechanism, first, func(challenge string) (string, error) {
+	if err := exchange(mechanism, first, func(challenge string) (string, error) {
 		if _, n, ok := strings.Cut(challenge, ",i="); ok {
 			if i, err := strconv.Atoi(n); err != nil || i > maxIterations {
 				return "", fmt.Errorf("%w: it asks for %.20q rounds of SCRAM", ErrProtocol, n)
@@ -319,7 +351,7 @@ func (c *Client) scram(cr Credential) error {
 		return err
 	}
 	if !talk.Valid() {
-		return c.die("AUTHENTICATE "+mechanism, fmt.Errorf("%w: the server did not show that it knows the password", ErrUnsafe))
+		return errNotShown
 	}
 	return nil
 }

@@ -119,3 +119,92 @@ func FuzzUTF7(f *testing.F) {
 		}
 	})
 }
+
+func TestParseSearch(t *testing.T) {
+	for in, want := range map[string]string{
+		"* SEARCH 2 3 17\r\n":                          "[2 3 17]",
+		"* SEARCH 2 3 (MODSEQ 9)\r\n":                  "[2 3]",
+		"* SEARCH\r\n":                                 "[]",
+		"* ESEARCH (TAG \"L1\") UID ALL 2:4,9\r\n":     "[2 3 4 9]",
+		"* ESEARCH (TAG \"L1\") UID\r\n":               "[]",
+		"* 4 EXISTS\r\n":                               "[]",
+		"* SEARCH 99999999999\r\n":                     "error",
+		"* ESEARCH (TAG \"L1\") UID ALL 1:9999999\r\n": "error",
+	} {
+		p, err := newReader(strings.NewReader(in)).response()
+		if err != nil {
+			t.Fatal(err)
+		}
+		uids, err := parseSearch(p)
+		got := fmt.Sprint(uids)
+		if err != nil {
+			got = "error"
+		}
+		if got != want {
+			t.Errorf("%q: %s %v, want %s", in, got, err, want)
+		}
+	}
+}
+
+// A path of the archive becomes a folder on any server, and the same path again
+// when it is collected from there.
+func TestAt(t *testing.T) {
+	for _, tc := range []struct{ path, prefix, delim, name, back string }{
+		{"a/b", "", "/", "a/b", "a/b"}, {"a/b", "", ".", "a.b", "a/b"}, {"a.b/c", "", ".", "a_b.c", "a_b/c"}, {"a/b", "INBOX.", ".", "INBOX.a.b", "INBOX/a/b"},
+		{"INBOX/a", "INBOX.", ".", "INBOX.a", "INBOX/a"}, {"inbox", "INBOX.", ".", "INBOX", "INBOX"}, {"Grüße/日本", "", "/", "Grüße/日本", "Grüße/日本"},
+		{"a∕b/c", "", ".", "a/b.c", "a∕b/c"}, {"a/b", "", "", "a_b", "a_b"}, {"", "", "/", "INBOX", "INBOX"}, {"//x//", "", "/", "x", "x"}, {"a*%\r\nb", "", "/", "a____b", "a____b"},
+	} {
+		f := At(tc.path, tc.prefix, tc.delim)
+		if f.Name != tc.name || f.Path() != tc.back {
+			t.Errorf("%q with %q %q: %q, and back %q", tc.path, tc.prefix, tc.delim, f.Name, f.Path())
+		}
+	}
+}
+
+func TestPermitted(t *testing.T) {
+	some, ok := parsePermitted(`PERMANENTFLAGS (\Answered \Seen $Work)`)
+	if !ok || !some.Keeps(`\seen`) || !some.Keeps("$work") || some.Keeps(`\Flagged`) || some.Keeps("$Other") {
+		t.Errorf("%+v", some)
+	}
+	any, ok := parsePermitted(`permanentflags (\Seen \*)`)
+	if !ok || !any.Keeps("$Other") || any.Keeps(`\Flagged`) {
+		t.Errorf("%+v", any)
+	}
+	var none Permitted
+	if !none.Keeps(`\Flagged`) || none.Keeps("$Other") {
+		t.Error("a server that does not say")
+	}
+	if none, ok := parsePermitted("PERMANENTFLAGS ()"); !ok || none.Keeps(`\Seen`) {
+		t.Error("a server that keeps none")
+	}
+}
+
+func FuzzPermitted(f *testing.F) {
+	f.Add(`PERMANENTFLAGS (\Answered \Seen \* $Work)`, `\Seen`)
+	f.Fuzz(func(t *testing.T, code, flag string) {
+		if p, ok := parsePermitted(code); ok && p.Keeps(flag) && flag != "" && !p.any && !strings.Contains(strings.ToLower(code), strings.ToLower(flag)) && utf8.ValidString(code+flag) && len(flag) == len(strings.ToLower(flag)) && isASCII(code+flag) {
+			t.Fatalf("%q keeps %q", code, flag)
+		}
+	})
+}
+
+func isASCII(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r >= utf8.RuneSelf })
+}
+
+// No path makes a name of more levels, or a command of more than one.
+func FuzzAt(f *testing.F) {
+	f.Add("a/b.c", "INBOX.", ".")
+	f.Fuzz(func(t *testing.T, path, prefix, delim string) {
+		if delim = delimiter(value{kind: text, s: []byte(delim)}); strings.ContainsAny(prefix, "\r\n\x00") {
+			return
+		}
+		g := At(path, prefix, delim)
+		if strings.ContainsAny(g.Name, "\r\n\x00") {
+			t.Fatalf("%q becomes %q", path, g.Name)
+		}
+		if delim != "" && strings.Count(strings.TrimPrefix(g.Name, prefix), delim) > strings.Count(path, "/") {
+			t.Fatalf("%q becomes %q", path, g.Name)
+		}
+	})
+}

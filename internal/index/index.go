@@ -286,8 +286,8 @@ func (x *Index) checkShards() error {
 func (x *Index) removeStrays(years []int) error {
 	return durable.Files(x.fs, "index", func(name string, _ int64) error {
 		base := strings.TrimSuffix(strings.TrimSuffix(strings.TrimPrefix(name, "index/"), "-wal"), ".db")
-		if y, err := strconv.Atoi(base); err == nil && slices.Contains(years, y) {
-			return nil
+		if y, err := strconv.Atoi(base); err != nil || slices.Contains(years, y) {
+			return nil // in use, or not ours: verify names it
 		}
 		return x.fs.Remove(name)
 	})

@@ -60,6 +60,12 @@ func (p *Profile) checkAccounts(e endpoint) error {
 		return errors.New("no exception is made for the password of an administrator: whoever stands in between could open all accounts with it")
 	case len(p.Accounts) > 0 && e.scheme == "folder":
 		return errors.New("a drop folder has no accounts")
+	case p.LoginAs != "" && p.Token != "":
+		return errors.New("login as: a token opens the account that it is for; no administrator is named beside it")
+	case len(p.Accounts) > 0 && p.Multidrop:
+		return errors.New("multidrop: everybody's mail is in one account, not in several")
+	case len(p.Accounts) > 0 && p.DeleteAfter > 0:
+		return errors.New("delete after: nothing is deleted at the source of several accounts; it would with a profile for each")
 	case len(p.Accounts) > maxAccounts:
 		return fmt.Errorf("%d accounts: %d are the most for one profile", len(p.Accounts), maxAccounts)
 	}

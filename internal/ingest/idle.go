@@ -92,7 +92,7 @@ func (w *watchers) close() {
 
 // watchable tells whether new mail of a profile is to be waited for now.
 func (r *Runner) watchable(ctx context.Context, p *Profile) (bool, error) {
-	if !p.Idle || !p.Enabled || p.rests(r.a.Now()) || !p.schedule().open(r.a.Now()) {
+	if !p.Idle || !p.Enabled || p.Exception.Over(r.a.Now()) || !p.timing().schedule().open(r.a.Now()) {
 		return false, nil
 	}
 	var last []catalog.Run
@@ -118,11 +118,6 @@ func (p *Profile) checkIdle(e endpoint) error {
 		return fmt.Errorf("idle: new mail is waited for in %s or in the only folder that is included; here %[1]s is left out", name)
 	}
 	return nil
-}
-
-// rests tells whether the exception that the profile rests on has ended.
-func (p *Profile) rests(now time.Time) bool {
-	return p.Exception != nil && !now.Before(p.Exception.Until)
 }
 
 // watch waits at a profile's source until ctx ends; runs go on until the context
@@ -156,7 +151,7 @@ func (r *Runner) watch(ctx, all context.Context, p *Profile) (again bool) {
 
 // watchOnce waits over one connection.
 func (r *Runner) watchOnce(ctx, all context.Context, p *Profile) error {
-	src, err := p.open(r.a, r, nil, func(string, ...any) {})
+	src, err := p.open(r.a, r, nil, func(string, ...any) {}, nil)
 	if err != nil {
 		return err
 	}

@@ -46,7 +46,10 @@ type Report struct {
 
 // Run imports and returns the report, also with an error.
 func Run(ctx context.Context, a *archive.Archive, im Import) (*Report, error) {
-	in := newIntake(a)
+	return newIntake(a).importFiles(ctx, im)
+}
+
+func (in *intake) importFiles(ctx context.Context, im Import) (*Report, error) {
 	in.told = im.Progress
 	start := time.Now()
 	err := in.runImport(ctx, im)
@@ -62,7 +65,7 @@ func (in *intake) runImport(ctx context.Context, im Import) error {
 		}
 		im.Paths[i] = full
 	}
-	files := source.Paths{Paths: im.Paths, Options: source.Options{Folder: im.Folder, Mbox: im.Mbox}}
+	files := source.Paths{Paths: im.Paths, Options: source.Options{Folder: im.Folder, Mbox: im.Mbox, Again: in.again}}
 	if im.DryRun {
 		return in.dry(ctx, files)
 	}
@@ -70,7 +73,7 @@ func (in *intake) runImport(ctx context.Context, im Import) error {
 	if err != nil {
 		return err
 	}
-	in.from = func(i source.Item) (archive.Provenance, string) {
+	in.from = func(i *source.Item) (archive.Provenance, string) {
 		return archive.Provenance{Mailbox: mailbox, Folder: i.Folder, Source: "import", Where: i.Where, Flags: i.Flags, Internal: i.Internal}, ""
 	}
 	in.store = storeImport
@@ -123,6 +126,11 @@ func storeImport(t catalog.Tx, r *catalog.Run, p *progress) error {
 	if m, ok := p.marks[source.PathMark]; ok {
 		r.Cursor = m
 	}
+	if p.anew {
+		if err := t.ForgetFailures(r.ID); err != nil {
+			return err
+		}
+	}
 	return t.SaveRun(r, p.failures, p.skips)
 }
 
@@ -170,11 +178,17 @@ func (in *intake) look(ctx context.Context, i source.Item) {
 
 // what names an import: the same again goes on with one that was interrupted.
 func (im *Import) what() string {
-	return strings.Join(im.Paths, "\n") + "\n> " + im.Mailbox + "/" + im.Folder
+	s := strings.Join(im.Paths, "\n") + "\n> " + im.Mailbox + "/" + im.Folder
+	if im.Mbox != mbox.Auto {
+		s += fmt.Sprintf(" (mbox dialect %d)", im.Mbox)
+	}
+	return s
 }
 
 // beginImport finds the run that was interrupted, or starts one.
 func (in *intake) beginImport(ctx context.Context, im Import) error {
+	in.mu.Lock() // people look already
+	defer in.mu.Unlock()
 	what := im.what()
 	var old *catalog.Run
 	err := in.a.State().View(ctx, func(v catalog.View) (err error) {
@@ -195,7 +209,7 @@ func (in *intake) beginImport(ctx context.Context, im Import) error {
 // resume goes on with the numbers of a run that was interrupted.
 func (in *intake) resume(old *catalog.Run) {
 	in.row, in.report.Resumed = *old, true
-	in.report.Counts = old.Counts
+	in.report.Counts, in.first = old.Counts, old.Counts
 	in.report.Failures = append(in.report.Failures, old.Failures...)
 	in.report.Skipped = append(in.report.Skipped, old.Skips...)
 }

@@ -19,7 +19,7 @@ const inFlight = 24 << 20
 
 // saveEvery is how often the place in the source is stored: at most what was
 // read in this time is read again after an interruption.
-const saveEvery = 2 * time.Second
+const saveEvery = 500 * time.Millisecond
 
 // ErrDoesNotAddUp is a fault of the program: a message is unaccounted for.
 var ErrDoesNotAddUp = errors.New("the numbers of the run do not add up")
@@ -34,14 +34,16 @@ type progress struct {
 	skips    []catalog.Failure // the same
 	missed   []catalog.Missed  // to be had another time
 	cured    []string          // missed before and archived now
+	anew     bool              // what was stored of failures and skips counts no more
 }
 
 // intake takes the items of a source, archives them in parallel, and accounts
 // for each one.
 type intake struct {
 	a *archive.Archive
-	// from says where an item goes, or by which rule it is skipped.
-	from func(source.Item) (archive.Provenance, string)
+	// from says where an item goes, or by which rule it is skipped. It may take the
+	// message out of a journal report, and may fail the item.
+	from func(*source.Item) (archive.Provenance, string)
 	// store keeps the run and what happened since it was called last.
 	store func(catalog.Tx, *catalog.Run, *progress) error
 	// told is called now and then, and at the end.
@@ -54,20 +56,53 @@ type intake struct {
 	report   Report
 	since    progress
 	pending  map[int64]bool        // items that are not accounted for
+	settled  map[int64]outcome     // items that are, and not all before them
 	marks    map[int64]source.Mark // of items since the lowest pending one
 	next     int64                 // number of the next item
 	low      int64                 // all items before it are accounted for
 	fatal    error                 // what stops the run: the archive takes nothing
 	lastSave time.Time
 	looked   map[seal.ID]bool // new messages of a dry run
+
+	total int64 // that will have been seen; 0: nobody knows
+	began time.Time
+	first catalog.Counts // when it began or went on
 }
 
 func newIntake(a *archive.Archive) *intake {
-	in := &intake{a: a, pending: map[int64]bool{}, marks: map[int64]source.Mark{}, lastSave: time.Now()}
+	in := &intake{a: a, pending: map[int64]bool{}, settled: map[int64]outcome{}, marks: map[int64]source.Mark{}, lastSave: time.Now(), began: time.Now()}
 	in.room = sync.NewCond(&in.mu)
 	in.since.marks = source.Marks{}
 	in.report.Failures = []catalog.Failure{}
 	return in
+}
+
+// expect is told how many more items the source will yield.
+func (in *intake) expect(n int64) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.total = in.report.Seen + n
+}
+
+// leastTime is how long a run must last before its rate means something.
+const leastTime = time.Second
+
+// progress is how far the run is, and how long it takes.
+func (in *intake) progress() Progress {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	p := Progress{Run: in.row.ID, Started: in.row.Started, Counts: in.report.Counts, Total: in.total}
+	spent := time.Since(in.began)
+	if spent < leastTime {
+		return p
+	}
+	p.Rate = float64(p.Seen-in.first.Seen) / spent.Seconds()
+	p.Speed = float64(p.Bytes-in.first.Bytes) / spent.Seconds()
+	if p.Rate > 0 && p.Total > 0 {
+		left := int64(float64(max(0, p.Total-p.Seen))/p.Rate + 0.5)
+		p.Left = &left
+	}
+	return p
 }
 
 func (in *intake) failed(i source.Item, err error) {
@@ -100,6 +135,7 @@ func (in *intake) tell() {
 // work reads the source in this goroutine and archives in as many as there are
 // processors. What was handed over is finished even when ctx ends.
 func (in *intake) work(ctx context.Context, s source.Source, marks source.Marks) error {
+	parent := ctx
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	type job struct {
@@ -121,7 +157,7 @@ func (in *intake) work(ctx context.Context, s source.Source, marks source.Marks)
 			return false
 		}
 		if i.Quiet {
-			in.account(n, 0, func() {})
+			in.account(n, 0, func() { in.cure(i) })
 			return true
 		}
 		select {
@@ -134,6 +170,10 @@ func (in *intake) work(ctx context.Context, s source.Source, marks source.Marks)
 	})
 	close(jobs)
 	workers.Wait()
+	// A source that was told to stop ends without an error; it is not at its end.
+	if err == nil {
+		err = parent.Err()
+	}
 	err = errors.Join(err, in.a.Flush(context.WithoutCancel(ctx)))
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -183,7 +223,7 @@ func (in *intake) archive(ctx context.Context, n int64, i source.Item) {
 	rule := i.Skip
 	var from archive.Provenance
 	if i.Err == nil && rule == "" {
-		from, rule = in.from(i)
+		from, rule = in.from(&i)
 	}
 	if i.Err != nil || rule != "" {
 		in.account(n, size, func() {
@@ -256,18 +296,14 @@ func (in *intake) tellSource(i source.Item, err error) {
 func (in *intake) account(n int64, size int, count func()) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	count()
+	in.settled[n] = in.outcome(size, count)
 	delete(in.pending, n)
 	in.bytes -= size
 	for in.low < in.next && !in.pending[in.low] {
-		if m := in.marks[in.low]; m.Key != "" {
-			in.since.marks[m.Key] = m.Value
-		}
-		delete(in.marks, in.low)
+		in.settle(in.low)
 		in.low++
 	}
-	// Items that are accounted for beyond the mark would be counted twice.
-	if time.Since(in.lastSave) >= saveEvery && in.low == in.next-int64(len(in.pending)) {
+	if time.Since(in.lastSave) >= saveEvery {
 		in.lastSave = time.Now()
 		in.save()
 	}
@@ -275,10 +311,42 @@ func (in *intake) account(n int64, size int, count func()) {
 	in.room.Broadcast()
 }
 
-// save stores counts and marks; the caller holds mu.
+// outcome is what became of one item.
+type outcome struct {
+	catalog.Counts
+	progress
+}
+
+// outcome counts an item and says what that changed.
+func (in *intake) outcome(size int, count func()) outcome {
+	before, since := in.report.Counts, in.since
+	in.since = progress{}
+	count()
+	now := in.report.Counts
+	x := outcome{progress: in.since}
+	x.Archived, x.Present, x.Skipped, x.Failed = now.Archived-before.Archived, now.Present-before.Present, now.Skipped-before.Skipped, now.Failed-before.Failed
+	x.Seen, x.Bytes = x.Archived+x.Present+x.Skipped+x.Failed, int64(size)
+	in.since = since
+	return x
+}
+
+// settle takes an item, and all before it are settled, into what is stored.
+func (in *intake) settle(n int64) {
+	x, c := in.settled[n], &in.row.Counts
+	delete(in.settled, n)
+	c.Seen, c.Archived, c.Present = c.Seen+x.Seen, c.Archived+x.Archived, c.Present+x.Present
+	c.Skipped, c.Failed, c.Bytes = c.Skipped+x.Skipped, c.Failed+x.Failed, c.Bytes+x.Bytes
+	s := &in.since
+	s.failures, s.skips = append(s.failures, x.failures...), append(s.skips, x.skips...)
+	s.missed, s.cured = append(s.missed, x.missed...), append(s.cured, x.cured...)
+	if m := in.marks[n]; m.Key != "" {
+		s.marks[m.Key] = m.Value
+	}
+	delete(in.marks, n)
+}
+
+// save stores the counts and marks of what is settled; the caller holds mu.
 func (in *intake) save() {
-	in.row.Counts = in.report.Counts
-	in.row.Seen = in.row.Archived + in.row.Present + in.row.Skipped + in.row.Failed
 	err := in.a.State().Write(func(t catalog.Tx) error { return in.store(t, &in.row, &in.since) })
 	if err != nil {
 		in.a.Log().Warn("the place of a run was not stored", "run", in.row.ID, "err", err)
@@ -287,13 +355,20 @@ func (in *intake) save() {
 	in.since = progress{marks: source.Marks{}}
 }
 
-// interrupted stores what an interrupted run has come to, if that is certain.
+// again begins the count anew: the walk is from the beginning.
+func (in *intake) again() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.report.Counts, in.row.Counts, in.first = catalog.Counts{}, catalog.Counts{}, catalog.Counts{}
+	in.report.Failures, in.report.Skipped = []catalog.Failure{}, nil
+	in.since = progress{marks: source.Marks{}, anew: true}
+}
+
+// interrupted stores what an interrupted run has come to.
 func (in *intake) interrupted() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if len(in.pending) == 0 {
-		in.save()
-	}
+	in.save()
 }
 
 // conclude gives the run its state: how it ended, and whether it adds up.

@@ -22,16 +22,20 @@ import (
 )
 
 // Profile says what is collected, from where, into whose mailbox, and how often.
-// The source is left as it is. Its JSON is in state.db; the
-// password is a secret of its own and is no part of it.
+// The source is left as it is, unless DeleteAfter is set. Its JSON is in
+// state.db; the password is a secret of its own and is no part of it.
 type Profile struct {
 	ID      int64     `json:"-"`
 	Name    string    `json:"-"`
 	Enabled bool      `json:"-"`
 	Created time.Time `json:"-"`
 
-	From    string   `json:"from"`              // URL without a password
-	Mailbox string   `json:"mailbox"`           // may hold {account}, {user} and {domain}
+	From    string `json:"from"`    // URL without a password
+	Mailbox string `json:"mailbox"` // may hold {account}, {user} and {domain}
+	// Multidrop: the account holds everybody's mail, which is assigned by the
+	// addresses of mailboxes; Mailbox gets what belongs to nobody.
+	Multidrop bool `json:"multidrop,omitempty"`
+
 	Include []string `json:"include,omitempty"` // folders; empty: all but spam, trash and drafts
 	Exclude []string `json:"exclude,omitempty"`
 	Target  string   `json:"target,omitempty"` // pattern of folders in the archive; default {folder}
@@ -44,6 +48,15 @@ type Profile struct {
 	At     string   `json:"at,omitempty"`    // daily "02:30", or weekly "Mon 02:30"
 	Window string   `json:"window,omitempty"`
 	Idle   bool     `json:"idle,omitempty"` // also when the server tells of new mail
+
+	Token string `json:"token,omitempty"` // source of tokens, instead of a password
+
+	// DeleteAfter is the age in days from which on messages that are archived
+	// are deleted at the source; 0: never.
+	DeleteAfter int `json:"delete_after,omitempty"`
+
+	Bandwidth   int64 `json:"bandwidth,omitempty"`   // bytes a second, of all connections together; 0: no limit
+	Connections int   `json:"connections,omitempty"` // at a time, of IMAP; 0 is 1
 
 	AllowNet  []string   `json:"allow_net,omitempty"`
 	CA        string     `json:"ca,omitempty"`  // PEM
@@ -97,50 +110,57 @@ func (p *Profile) Check(now time.Time) error {
 	if err := p.checkAccounts(e); err != nil {
 		return err
 	}
-	if _, err := p.trust(); err != nil {
+	if err := p.timing().Check(); err != nil {
 		return err
-	}
-	if _, err := tlsconf.ParseNets(p.AllowNet); err != nil {
-		return err
-	}
-	if every := time.Duration(p.Every); every != 0 && every < minEvery {
-		return fmt.Errorf("every %s: the least is %s", every, minEvery)
 	}
 	for _, pattern := range slices.Concat(p.Include, p.Exclude) {
 		if _, err := path.Match(pattern, ""); err != nil {
 			return fmt.Errorf("folders %q: %w", pattern, err)
 		}
 	}
-	if err := p.schedule().check(); err != nil {
+	if way, yes := token.Passwordless(e.host); yes && p.Token == "" {
+		return fmt.Errorf("%s: %s (--token-source)", e.host, way)
+	}
+	if p.Token != "" && e.scheme == "folder" {
+		return errors.New("a folder needs no token")
+	}
+	if err := errors.Join(p.checkLimits(e), p.checkDelete(e), p.checkIdle(e)); err != nil {
 		return err
 	}
-	if err := p.checkIdle(e); err != nil {
-		return err
-	}
-	return p.checkException(e, now)
+	return p.Connection().Check(e.host, now)
 }
 
-func (p *Profile) checkException(e endpoint, now time.Time) error {
-	x := p.Exception
-	if x == nil {
-		return nil
-	}
+const (
+	// minBandwidth lets a command and its answer pass within a second.
+	minBandwidth = 10_000
+	// maxConnections is what servers commonly allow an account, and each may
+	// hold a large message in memory.
+	maxConnections = 8
+)
+
+func (p *Profile) checkLimits(e endpoint) error {
 	switch {
-	case x.Kind != Unverified && x.Kind != Cleartext:
-		return fmt.Errorf("exception %q: it is %s or %s", x.Kind, Unverified, Cleartext)
-	case x.Owner == "" || x.Reason == "":
-		return errors.New("an exception needs somebody who answers for it (--owner) and a reason (--reason)")
-	case !x.Until.After(now):
-		return errors.New("the exception would have ended already (--until)")
-	case x.Until.Sub(now) > MaxException:
-		return fmt.Errorf("an exception ends after 30 days at most: by %s", now.Add(MaxException).Format(time.DateOnly))
-	case e.scheme == "folder":
-		return errors.New("a folder needs no exception")
-	case token.Known(e.host):
-		return fmt.Errorf("%s offers verified encryption: no exception is made for it", e.host)
+	case p.Bandwidth != 0 && p.Bandwidth < minBandwidth:
+		return fmt.Errorf("bandwidth of %d bytes a second: the least is %d; 0 is no limit", p.Bandwidth, minBandwidth)
+	case p.Connections < 0 || p.Connections > maxConnections:
+		return fmt.Errorf("%d connections: it is 1 to %d", p.Connections, maxConnections)
+	case p.Connections > 1 && !strings.HasPrefix(e.scheme, "imap"):
+		return errors.New("more than one connection is for IMAP: a POP3 account is locked by the first, a folder has none")
 	}
 	return nil
 }
+
+// Connection is how the profile's server is reached.
+func (p *Profile) Connection() Connection {
+	return Connection{p.AllowNet, p.CA, p.Pin, p.Exception}
+}
+
+// SetConnection changes how the profile's server is reached.
+func (p *Profile) SetConnection(c Connection) {
+	p.AllowNet, p.CA, p.Pin, p.Exception = c.AllowNet, c.CA, c.Pin, c.Exception
+}
+
+func (p *Profile) timing() Timing { return Timing{p.Every, p.At, p.Window} }
 
 // endpoint is what the profile's URL says.
 type endpoint struct {
@@ -199,34 +219,26 @@ func (p *Profile) endpoint() (e endpoint, err error) {
 	return e, nil
 }
 
-func (p *Profile) trust() (t tlsconf.Trust, err error) {
-	t.CA = []byte(p.CA)
-	if p.Pin != "" {
-		t.Pin, err = tlsconf.ParsePin(p.Pin)
-	}
-	t.Unverified = p.Exception != nil && p.Exception.Kind == Unverified
-	return t, err
-}
-
 // ErrException: the exception that a profile rests on has ended.
 var ErrException = errors.New("the exception has ended: the profile rests and the mail stays at its source")
 
 // open returns the source of a profile.
-func (p *Profile) open(a *archive.Archive, r *Runner, missed []catalog.Missed, note func(string, ...any)) (source.Source, error) {
+func (p *Profile) open(a *archive.Archive, r *Runner, missed []catalog.Missed, note func(string, ...any), total func(int64)) (source.Source, error) {
 	e, err := p.endpoint()
 	if err != nil {
 		return nil, err
 	}
-	if x := p.Exception; x != nil && !a.Now().Before(x.Until) {
+	if p.Exception.Over(a.Now()) {
 		return nil, ErrException
 	}
 	if e.scheme == "folder" {
 		return &source.Drop{Dir: e.path}, nil
 	}
-	o, err := p.options(e, a.Now)
+	o, err := p.Connection().Options(e.host, e.port, e.security, a.Now)
 	if err != nil {
 		return nil, err
 	}
+	o.Dialer.Limit = tlsconf.NewLimit(p.Bandwidth)
 	one := func(account string, missed []catalog.Missed) source.Source {
 		var retry []source.Ref
 		for _, m := range missed {
@@ -234,15 +246,16 @@ func (p *Profile) open(a *archive.Archive, r *Runner, missed []catalog.Missed, n
 				retry = append(retry, source.Ref{Folder: m.Folder, Validity: m.Validity, UID: m.UID, UIDL: m.UIDL, Size: m.Size})
 			}
 		}
-		note := note
+		note, total := note, total
 		if len(p.Accounts) > 0 {
 			all := note
 			note = func(format string, args ...any) { all("%s: "+format, append([]any{account}, args...)...) }
+			total = nil // each account tells its own
 		}
 		if strings.HasPrefix(e.scheme, "pop3") {
-			return &source.POP3{Options: o, Credential: r.credential(p, account), Retry: retry, Note: note, Patience: r.Patience}
+			return &source.POP3{Options: o, Credential: r.credential(p, account), Retry: retry, Note: note, Total: total, Patience: r.Patience}
 		}
-		return &source.IMAP{Options: o, Credential: r.credential(p, account), Filter: source.Filter{Include: p.Include, Exclude: p.Exclude}, Retry: retry, Note: note, Patience: r.Patience}
+		return &source.IMAP{Options: o, Credential: r.credential(p, account), Filter: source.Filter{Include: p.Include, Exclude: p.Exclude}, Retry: retry, Note: note, Total: total, Patience: r.Patience, Connections: p.Connections}
 	}
 	if len(p.Accounts) > 0 {
 		return openAccounts(p.accounts(e), missed, one), nil
@@ -252,15 +265,6 @@ func (p *Profile) open(a *archive.Archive, r *Runner, missed []catalog.Missed, n
 
 // maxTries is how often a message that fails is tried by itself.
 const maxTries = 5
-
-func (p *Profile) options(e endpoint, now func() time.Time) (imapclient.Options, error) {
-	nets, err := tlsconf.ParseNets(p.AllowNet)
-	if err != nil {
-		return imapclient.Options{}, err
-	}
-	trust, err := p.trust()
-	return imapclient.Options{Dialer: &tlsconf.Dialer{Allow: nets}, Host: e.host, Port: e.port, Security: e.security, Trust: trust, Now: now, Literal: archive.MaxMessage}, err
-}
 
 // decode reads a profile as the catalog has it.
 func decode(c *catalog.Profile) (*Profile, error) {
@@ -337,6 +341,9 @@ func SaveWith(a *archive.Archive, p *Profile, secrets Secrets, who string) error
 		act.What, act.Why = what+" with an exception", x.Reason
 		act.More = []string{"kind " + x.Kind, "owner " + x.Owner, "until " + x.Until.UTC().Format(time.RFC3339)}
 	}
+	if p.DeleteAfter > 0 {
+		act.More = append(act.More, fmt.Sprintf("deletes at the source after %d days", p.DeleteAfter))
+	}
 	c, err := p.encode()
 	if err != nil {
 		return err
@@ -372,29 +379,29 @@ type schedule struct {
 
 var weekdays = []string{"sun", "mon", "tue", "wed", "thu", "fri", "sat"}
 
-func (p *Profile) schedule() schedule {
-	s := schedule{every: time.Duration(p.Every), day: -1, minute: -1}
-	if p.At != "" {
-		fields := strings.Fields(strings.ToLower(p.At))
+func (t Timing) schedule() schedule {
+	s := schedule{every: time.Duration(t.Every), day: -1, minute: -1}
+	if t.At != "" {
+		fields := strings.Fields(strings.ToLower(t.At))
 		if len(fields) == 2 {
 			s.day = slices.IndexFunc(weekdays, func(d string) bool { return strings.HasPrefix(fields[0], d) })
 			if s.day < 0 {
-				s.err = fmt.Errorf("time %q: it is written 02:30, or Mon 02:30", p.At)
+				s.err = fmt.Errorf("time %q: it is written 02:30, or Mon 02:30", t.At)
 			}
 			fields = fields[1:]
 		}
 		var err error
 		if s.minute, err = clock(fields[0]); err != nil || len(fields) != 1 {
-			s.err = fmt.Errorf("time %q: it is written 02:30, or Mon 02:30", p.At)
+			s.err = fmt.Errorf("time %q: it is written 02:30, or Mon 02:30", t.At)
 		}
 	}
-	if p.Window != "" {
-		a, b, ok := strings.Cut(p.Window, "-")
+	if t.Window != "" {
+		a, b, ok := strings.Cut(t.Window, "-")
 		var err1, err2 error
 		s.from, err1 = clock(a)
 		s.to, err2 = clock(b)
 		if !ok || err1 != nil || err2 != nil || s.from == s.to {
-			s.err = fmt.Errorf("time window %q: it is written 22:00-06:00", p.Window)
+			s.err = fmt.Errorf("time window %q: it is written 22:00-06:00", t.Window)
 		}
 	}
 	return s

@@ -313,6 +313,20 @@ func TestMissed(t *testing.T) {
 		t.Fatalf("%+v %v %s", out.Counts, out.Failures, out.Error)
 	}
 	w.want(t, out, catalog.RunPartial, 4, 0, 1)
+	// Five times it is tried by itself, and then by hand.
+	for range 4 {
+		w.want(t, w.run(t, p), catalog.RunPartial, 0, 0, 1)
+	}
+	w.want(t, w.run(t, p), catalog.RunDone, 0, 0, 0)
+	wait, err := w.r.Retry(ctx, p, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err = wait()
+	if err != nil || len(out.Causes) != 1 || out.Causes[0].Count != 1 {
+		t.Errorf("%+v %v", out.Causes, err)
+	}
+	w.want(t, out, catalog.RunPartial, 0, 0, 1)
 	w.want(t, w.run(t, p), catalog.RunPartial, 0, 0, 1)
 	os.Remove(bad)
 	w.d.Put(t, "alice", "", "2.m:2,", mail(2))
@@ -381,8 +395,8 @@ func TestChecks(t *testing.T) {
 		{ingest.Profile{From: "imaps://ann@h.example", Exception: x(ingest.Unverified, now.AddDate(0, 0, 31))}, "30 days"},
 		{ingest.Profile{From: "imaps://ann@h.example", Exception: x(ingest.Unverified, now)}, "ended already"},
 		{ingest.Profile{From: "imaps://ann@h.example", Exception: &ingest.Exception{Kind: ingest.Unverified, Until: soon}}, "--owner"},
-		{ingest.Profile{From: "imaps://ann@outlook.office365.com", Exception: x(ingest.Unverified, soon)}, "no exception"},
-		{ingest.Profile{From: "imap://ann@imap.gmail.com", Exception: x(ingest.Cleartext, soon)}, "no exception"},
+		{ingest.Profile{From: "imaps://ann@outlook.office365.com", Token: "t", Exception: x(ingest.Unverified, soon)}, "no exception"},
+		{ingest.Profile{From: "imap://ann@imap.gmail.com", Token: "t", Exception: x(ingest.Cleartext, soon)}, "no exception"},
 	} {
 		tc.p.Name, tc.p.Mailbox = "p", "m"
 		err := tc.p.Check(now)

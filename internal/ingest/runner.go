@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"sync"
@@ -30,8 +31,9 @@ type Runner struct {
 	a *archive.Archive
 
 	mu      sync.Mutex
-	live    map[int64]*live // by profile
-	imports map[string]bool // under way, by what is imported into where
+	live    map[int64]*live    // by profile
+	imports map[string]*intake // under way, by what is imported into where
+	tokens  tokens
 	runs    sync.WaitGroup
 }
 
@@ -45,7 +47,7 @@ type live struct {
 
 // NewRunner returns the runner of an archive.
 func NewRunner(a *archive.Archive) *Runner {
-	return &Runner{a: a, live: map[int64]*live{}, imports: map[string]bool{}}
+	return &Runner{a: a, live: map[int64]*live{}, imports: map[string]*intake{}}
 }
 
 // Serve runs profiles when they are due or told of new mail, and goes on with
@@ -91,7 +93,7 @@ func (r *Runner) startDue(ctx context.Context) error {
 const scheduled = "schedule"
 
 func (r *Runner) due(ctx context.Context, p *Profile) (bool, error) {
-	if !p.Enabled || p.rests(r.a.Now()) {
+	if !p.Enabled || p.Exception.Over(r.a.Now()) {
 		return false, nil
 	}
 	var last []catalog.Run
@@ -103,7 +105,7 @@ func (r *Runner) due(ctx context.Context, p *Profile) (bool, error) {
 		return false, err
 	}
 	if len(last) == 0 {
-		return p.schedule().due(p.Created, r.a.Now()) || p.Every > 0, nil
+		return p.timing().Due(time.Time{}, p.Created, r.a.Now()), nil
 	}
 	switch last[0].State {
 	case catalog.RunRunning: // a stop interrupted it
@@ -111,32 +113,34 @@ func (r *Runner) due(ctx context.Context, p *Profile) (bool, error) {
 	case catalog.RunPaused:
 		return false, nil
 	case catalog.RunWaiting:
-		return goesOn(&last[0], p.schedule(), r.a.Now()), nil
+		return goesOn(&last[0], p.timing().schedule(), r.a.Now()), nil
 	}
-	return p.schedule().due(last[0].Started, r.a.Now()), nil
+	return p.timing().Due(last[0].Started, p.Created, r.a.Now()), nil
 }
 
 // Import imports files. The same import is not run twice at a time: the second
 // would take the first for one that was interrupted.
 func (r *Runner) Import(ctx context.Context, im Import) (*Report, error) {
+	in := newIntake(r.a)
+	if im.DryRun {
+		return in.importFiles(ctx, im)
+	}
 	what := im.what()
 	r.mu.Lock()
-	busy := r.imports[what]
-	if !busy && !im.DryRun {
-		r.imports[what] = true
+	busy := r.imports[what] != nil
+	if !busy {
+		r.imports[what] = in
 	}
 	r.mu.Unlock()
-	if busy && !im.DryRun {
+	if busy {
 		return &Report{Failures: []catalog.Failure{}}, ErrImporting
 	}
 	defer func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		if !im.DryRun {
-			delete(r.imports, what)
-		}
+		delete(r.imports, what)
 	}()
-	return Run(ctx, r.a, im)
+	return in.importFiles(ctx, im)
 }
 
 // Errors of runs.
@@ -158,7 +162,9 @@ type Outcome struct {
 	Profile string `json:"profile"`
 	State   string `json:"state"`
 	Report
-	Error string `json:"error,omitempty"`
+	Error    string    `json:"error,omitempty"`
+	Causes   []Cause   `json:"causes,omitempty"`
+	Deletion *Deletion `json:"deletion,omitempty"` // nil: nothing was to be deleted
 }
 
 // Start begins a run, or goes on with the one that was interrupted or paused.
@@ -184,6 +190,21 @@ func (r *Runner) Start(ctx context.Context, p *Profile, who string) (func() (*Ou
 		delete(r.live, p.ID)
 	})
 	return func() (*Outcome, error) { <-l.done; return out, err }, nil
+}
+
+// Retry is Start, with all messages that are missed, however often they were
+// tried.
+func (r *Runner) Retry(ctx context.Context, p *Profile, who string) (func() (*Outcome, error), error) {
+	r.mu.Lock()
+	busy := r.live[p.ID] != nil
+	r.mu.Unlock()
+	if busy {
+		return nil, fmt.Errorf("profile %q: %w", p.Name, ErrRunning)
+	}
+	if err := r.a.State().Write(func(t catalog.Tx) error { return t.RetryMissed(p.ID) }); err != nil {
+		return nil, err
+	}
+	return r.Start(ctx, p, who)
 }
 
 // Pause stops a run so that the next Start goes on with it; Cancel ends it.
@@ -217,20 +238,29 @@ func (r *Runner) Close() {
 // Progress is a run under way, for people.
 type Progress struct {
 	Run     int64     `json:"run"`
-	Profile int64     `json:"profile"`
+	Profile int64     `json:"profile"` // 0: an import
 	Started time.Time `json:"started"`
 	Step    string    `json:"step"`
 	catalog.Counts
+	Total int64   `json:"total,omitempty"` // that will have been seen, if the source tells
+	Rate  float64 `json:"rate"`            // messages a second
+	Speed float64 `json:"bytes_per_second"`
+	Left  *int64  `json:"left_seconds,omitempty"`
 }
 
-// Live returns the runs under way.
+// Live returns the runs under way, of profiles and imports.
 func (r *Runner) Live() (out []Progress) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for id, l := range r.live {
-		l.intake.mu.Lock()
-		out = append(out, Progress{Run: l.intake.row.ID, Profile: id, Started: l.intake.row.Started, Step: l.step, Counts: l.intake.report.Counts})
-		l.intake.mu.Unlock()
+		p := l.intake.progress()
+		p.Profile, p.Step = id, l.step
+		out = append(out, p)
+	}
+	for _, in := range r.imports {
+		if p := in.progress(); p.Run != 0 {
+			out = append(out, p)
+		}
 	}
 	slices.SortFunc(out, func(a, b Progress) int { return int(a.Run - b.Run) })
 	return out
@@ -254,7 +284,10 @@ func (r *Runner) run(ctx context.Context, l *live, p *Profile, who string) (*Out
 	if err != nil {
 		return nil, err
 	}
-	in.from = func(i source.Item) (archive.Provenance, string) {
+	in.from = func(i *source.Item) (archive.Provenance, string) {
+		if p.Multidrop {
+			return r.multidrop(ctx, p, mailboxes[e.user], i), ""
+		}
 		account := cmp.Or(i.Account, e.user)
 		from := archive.Provenance{Mailbox: mailboxes[account], Folder: p.folderOf(e, account, i.Folder), Source: p.Name, Where: i.Where, Flags: i.Flags, Internal: i.Internal}
 		for _, label := range i.Labels {
@@ -272,14 +305,44 @@ func (r *Runner) run(ctx context.Context, l *live, p *Profile, who string) (*Out
 		return nil, err
 	}
 	note("run %d of %q begins", in.row.ID, p.Name)
-	src, err := p.open(r.a, r, missed, note)
-	r.letKnow(ctx, src, e.user, func(account string) (int64, func(string) string) {
-		return mailboxes[account], func(name string) string { return p.folderOf(e, account, name) }
-	})
-	if err == nil {
-		err = in.work(ctx, src, marks)
+	r.setStep(l, StepCollecting)
+	walk := func() error {
+		src, err := p.open(r.a, r, missed, note, in.expect)
+		if err != nil {
+			return err
+		}
+		if !p.Multidrop {
+			r.letKnow(ctx, src, e.user, func(account string) (int64, func(string) string) {
+				return mailboxes[account], func(name string) string { return p.folderOf(e, account, name) }
+			})
+		}
+		return in.work(ctx, src, marks)
 	}
-	return r.end(ctx, in, p, err, time.Since(start), note)
+	if err = walk(); r.refused(ctx, p, err) { // a token may end before its time
+		note("the token was refused: once more with a new one")
+		err = walk()
+	}
+	out, err := r.end(ctx, in, p, err, time.Since(start), note)
+	if err != nil || p.DeleteAfter == 0 || out.State != catalog.RunDone && out.State != catalog.RunPartial {
+		return out, err
+	}
+	r.setStep(l, StepDeleting)
+	out.Deletion = r.clear(ctx, p, &clearing{days: p.DeleteAfter, run: out.Run, who: who}, note)
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return out, r.a.State().Write(func(t catalog.Tx) error { return t.AddLines(out.Run, lines) })
+}
+
+// What a run does.
+const (
+	StepCollecting = "collecting"
+	StepDeleting   = "deleting" // at the source, when all is accounted for
+)
+
+func (r *Runner) setStep(l *live, step string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l.step = step
 }
 
 // begin finds the run that was interrupted or paused, or starts one.
@@ -295,6 +358,8 @@ func (r *Runner) begin(ctx context.Context, in *intake, p *Profile, who string) 
 		}
 		rs, err := v.RunsOf(p.ID, 1)
 		if err == nil && len(rs) == 1 && unfinished(&rs[0]) {
+			in.mu.Lock()
+			defer in.mu.Unlock()
 			in.resume(&rs[0])
 		}
 		return err
@@ -302,6 +367,8 @@ func (r *Runner) begin(ctx context.Context, in *intake, p *Profile, who string) 
 	if err != nil {
 		return nil, nil, err
 	}
+	in.mu.Lock() // people look already
+	defer in.mu.Unlock()
 	return marks, missed, r.a.State().Write(func(t catalog.Tx) error {
 		if in.row.ID == 0 {
 			in.row = catalog.Run{Profile: p.ID, What: p.Name, Who: who, Started: r.a.Now()}
@@ -373,12 +440,18 @@ func (r *Runner) end(ctx context.Context, in *intake, p *Profile, cause error, t
 	}
 	in.report.Seconds = took.Seconds()
 	err := r.a.State().Write(func(t catalog.Tx) error { return in.store(t, &in.row, &in.since) })
-	out.State, out.Report = in.row.State, in.report
+	out.State, out.Report, out.Causes = in.row.State, in.report, Causes(in.report.Failures)
 	return out, errors.Join(sum, err)
 }
 
 // credential returns what opens the account of a profile.
 func (r *Runner) credential(p *Profile, account string) func(context.Context) (imapclient.Credential, error) {
+	if p.Token != "" {
+		return func(ctx context.Context) (imapclient.Credential, error) {
+			t, err := r.Token(ctx, p.Token, account)
+			return imapclient.Credential{User: account, Token: t.Access}, err
+		}
+	}
 	return func(ctx context.Context) (imapclient.Credential, error) {
 		if own, ok, err := r.ownPassword(ctx, p, account); ok || err != nil {
 			return p.signIn(account, own), err
@@ -412,6 +485,7 @@ type Tested struct {
 	Steps   []Check        `json:"steps"`
 	Folders []TestedFolder `json:"folders"`
 	Chain   []Shown        `json:"chain,omitempty"`
+	Private netip.Addr     `json:"private,omitzero"` // address that is not reached without leave
 }
 
 // TestedFolder is a folder of the account, and why it is left out.
@@ -436,7 +510,7 @@ func (r *Runner) Test(ctx context.Context, p *Profile) (*Tested, error) {
 	if err != nil {
 		return nil, err
 	}
-	src, err := p.open(r.a, r, nil, func(string, ...any) {})
+	src, err := p.open(r.a, r, nil, func(string, ...any) {}, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -506,6 +580,9 @@ func (t *Tested) fails(err error) error {
 	var at *tlsconf.StepError
 	if !errors.As(err, &at) {
 		return err
+	}
+	if private := (*tlsconf.PrivateError)(nil); errors.As(err, &private) {
+		t.Private = private.Addr
 	}
 	for _, s := range steps {
 		if s == at.Step {

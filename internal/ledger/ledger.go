@@ -17,6 +17,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -582,6 +583,9 @@ func (l *Ledger) Clean() error {
 		return err
 	}
 	for _, name := range strays {
+		if !ours.MatchString(name) {
+			continue // somebody else's: verify names it
+		}
 		if err := l.fs.Remove(name); err != nil {
 			return err
 		}
@@ -589,6 +593,10 @@ func (l *Ledger) Clean() error {
 	}
 	return nil
 }
+
+// ours are the names of tiles, whole and partial, and of what was to be renamed
+// to one (C2SP tlog-tiles).
+var ours = regexp.MustCompile(`^ledger/(checkpoint|tile/(entries|[0-9]+)(/x?[0-9]{3})+(\.p/[0-9]+)?)(\.tmp)?$`)
 
 // Strays lists files in ledger/ that the checkpoint does not need.
 func (l *Ledger) Strays() ([]string, error) {

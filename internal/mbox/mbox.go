@@ -70,6 +70,10 @@ type Message struct {
 	Date      time.Time // of the separator; zero if it has none
 }
 
+// maxMisses is how many wrong lengths are met before none is believed: reading
+// as far as one claims, and back, costs memory and time.
+const maxMisses = 3
+
 // Reader reads messages one after the other.
 type Reader struct {
 	r       *bufio.Reader
@@ -81,6 +85,7 @@ type Reader struct {
 	count   int
 	begun   bool
 	done    bool
+	misses  int  // lengths that were wrong
 	odd     bool // separators have no dates, or dates of their own
 	ours    bool // Writer wrote it: behind each message stands an empty line
 }
@@ -261,11 +266,12 @@ func (r *Reader) body(m *Message) error {
 		}
 		if inHeader && len(bytes.TrimRight(line, "\r\n")) == 0 && len(line) > 0 {
 			inHeader = false
-			if length >= 0 && length <= r.limit && r.dialect != O && r.dialect != RD {
+			if length >= 0 && length <= r.limit && r.misses < maxMisses && r.dialect != O && r.dialect != RD {
 				if whole, ok := r.counted(b, length); ok {
 					m.Raw = whole
 					return nil
 				}
+				r.misses++
 			}
 		}
 		if len(line) > 0 && r.separates(line, b[:start], inHeader) {
@@ -318,12 +324,12 @@ func (r *Reader) oddHere(line []byte) bool {
 
 // counted takes length bytes of body if a separator or the end follows them.
 func (r *Reader) counted(head []byte, length int) ([]byte, bool) {
-	rest := make([]byte, length)
-	n, err := io.ReadFull(r.r, rest)
-	rest = rest[:n]
+	var read bytes.Buffer // grows with what is there, not with what is claimed
+	n, err := io.CopyN(&read, r.r, int64(length))
+	rest := read.Bytes()
 	if err == nil {
 		var tail []byte
-		offset := r.offset + int64(n)
+		offset := r.offset + n
 		for range 2 { // perhaps an empty line, then the separator or the end
 			at := offset + int64(len(tail))
 			line, lerr := r.r.ReadBytes('\n')

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -212,4 +213,31 @@ func TestWriterOfOne(t *testing.T) {
 			t.Errorf("%q comes back as %q, %v", raw, m.Raw, err)
 		}
 	}
+}
+
+// Lengths that are wrong, in many messages, cost no memory and no message.
+func TestWrongLengths(t *testing.T) {
+	const n = 20_000
+	one := sep + "From: a@example.org\nSubject: s\nContent-Length: 300\n\nbody\nmore\n\n"
+	r := NewReader(strings.NewReader(strings.Repeat(one, n)), Auto, 1<<20)
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	count := 0
+	for {
+		m, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil || !strings.HasSuffix(string(m.Raw), "more\n") {
+			t.Fatalf("message %d: %q, %v", count, m.Raw, err)
+		}
+		count++
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if held := int64(after.HeapAlloc) - int64(before.HeapAlloc); count != n || held > 8<<20 {
+		t.Errorf("%d messages, %d bytes held", count, held)
+	}
+	runtime.KeepAlive(r)
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/letterhold/letterhold/internal/index"
 	"github.com/letterhold/letterhold/internal/ingest"
 	"github.com/letterhold/letterhold/internal/seal"
+	"github.com/letterhold/letterhold/internal/target"
 )
 
 // State is how bad a finding is.
@@ -79,13 +80,14 @@ type Around struct {
 	SameDisk  bool     // the key file lies on the archive's device
 	Swappable bool     // memory of the process that has the keys may be swapped
 	Passwords []string // administrators who sign in with a password alone
+	OldTLS    bool     // the journal listener takes TLS 1.2
 }
 
 // Look looks at everything.
 func Look(ctx context.Context, a *archive.Archive, x *index.Index, around Around) (*Report, error) {
 	l := &look{ctx: ctx, a: a, x: x, around: around, now: a.Now()}
 	l.out = []Finding{}
-	for _, check := range []func(*look) error{(*look).files, (*look).machine, (*look).slots, (*look).identity, (*look).search, (*look).verification, (*look).keyOwner, (*look).imports, (*look).profiles} {
+	for _, check := range []func(*look) error{(*look).files, (*look).machine, (*look).slots, (*look).identity, (*look).search, (*look).verification, (*look).keyOwner, (*look).imports, (*look).profiles, (*look).targets, (*look).journals} {
 		if err := check(l); err != nil {
 			return nil, err
 		}
@@ -262,7 +264,7 @@ func (l *look) profiles() error {
 	}
 	for _, p := range ps {
 		if p.Exception != nil {
-			l.add(exception(p, l.now))
+			l.add(exception("profile", p.Name, p.Exception, l.now))
 		}
 		if err := l.runs(p); err != nil {
 			return err
@@ -274,11 +276,10 @@ func (l *look) profiles() error {
 // exception is the finding of a weakening that somebody answers for. It gets
 // worse by itself: a third of its time it is announced, a third it is a
 // warning, and then it is critical until the profile rests.
-func exception(p *ingest.Profile, now time.Time) Finding {
-	x := p.Exception
+func exception(what, name string, x *ingest.Exception, now time.Time) Finding {
 	third := (x.Until.Sub(x.Since) / 3).Truncate(time.Second)
-	f := Finding{ID: "OUT-TLS-02", Group: InTransit, Affects: []string{"profile " + p.Name}, Since: x.Since, AcceptedBy: x.Owner, AcceptedUntil: x.Until,
-		args: map[string]any{"Name": p.Name, "Owner": x.Owner, "Reason": x.Reason, "Until": x.Until.UTC().Format(time.DateOnly)}}
+	f := Finding{ID: "OUT-TLS-02", Group: InTransit, Affects: []string{what + " " + name}, Since: x.Since, AcceptedBy: x.Owner, AcceptedUntil: x.Until,
+		args: map[string]any{"Name": name, "Owner": x.Owner, "Reason": x.Reason, "Until": x.Until.UTC().Format(time.DateOnly)}}
 	if x.Kind == ingest.Cleartext {
 		f.ID = "OUT-TLS-01"
 	}
@@ -293,6 +294,41 @@ func exception(p *ingest.Profile, now time.Time) Finding {
 		f.State, f.Escalates = Information, x.Since.Add(third)
 	}
 	return f
+}
+
+// targets are looked at as profiles are, in words of their own.
+func (l *look) targets() error {
+	ps, err := target.Profiles(l.ctx, l.a)
+	if err != nil {
+		return err
+	}
+	for _, p := range ps {
+		if p.Exception != nil {
+			f := exception("target", p.Name, p.Exception, l.now)
+			f.text = f.ID + ".target"
+			l.add(f)
+		}
+		var rs []catalog.Run
+		var missed []catalog.Missed
+		if err := l.a.State().View(l.ctx, func(v catalog.View) (err error) {
+			if rs, err = v.RunsOf(p.ID, history); err != nil {
+				return err
+			}
+			missed, err = v.Missed(p.ID, 1000)
+			return err
+		}); err != nil {
+			return err
+		}
+		affects := []string{"target " + p.Name}
+		if len(missed) > 0 {
+			l.add(Finding{ID: "JOB-MISS-01", text: "JOB-MISS-01.target", Group: Operations, State: Warning, Affects: affects, Since: missed[0].First, args: map[string]any{"Name": p.Name, "Count": len(missed)}})
+		}
+		if len(rs) > 0 && rs[0].State == catalog.RunFailed {
+			since, why := failing(rs)
+			l.add(Finding{ID: "JOB-FAIL-01", text: "JOB-FAIL-01.target", Group: Operations, State: Warning, Affects: affects, Since: since, args: map[string]any{"Name": p.Name, "Error": why, "When": day(since)}})
+		}
+	}
+	return nil
 }
 
 // history is how many runs are looked at.

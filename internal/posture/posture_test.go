@@ -13,6 +13,7 @@ import (
 
 	"github.com/letterhold/letterhold/internal/archive"
 	"github.com/letterhold/letterhold/internal/catalog"
+	"github.com/letterhold/letterhold/internal/delivery"
 	"github.com/letterhold/letterhold/internal/index"
 	"github.com/letterhold/letterhold/internal/ingest"
 	"github.com/letterhold/letterhold/internal/mailtest"
@@ -266,6 +267,31 @@ func TestGrades(t *testing.T) {
 		g, s := grade(tc.fs)
 		if got := fmt.Sprint(g, " ", s); got != tc.want {
 			t.Errorf("%v: %s, want %s", tc.fs, got, tc.want)
+		}
+	}
+}
+
+// What mail servers send weakly, and mail that belongs to nobody, is said.
+func TestJournals(t *testing.T) {
+	f := newFixture(t)
+	unassigned, err := f.a.Mailbox(ctx, delivery.Unassigned, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.want(t, "an empty mailbox", "REST-SLOT-01 Warning")
+	f.around.OldTLS = true
+	f.want(t, "TLS 1.2", "REST-SLOT-01 Warning", "NET-JOUR-01 Information")
+	f.around.OldTLS = false
+	for i := range 2 {
+		if _, err := f.a.Add(ctx, fmt.Appendf(nil, "Subject: %d\n\nx", i), archive.Provenance{Mailbox: unassigned, Folder: "new@example.org"}); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.x.Wait(ctx); err != nil {
+			t.Fatal(err)
+		}
+		r := f.want(t, "mail for nobody", "REST-SLOT-01 Warning", "OPS-UNAS-01 Information")
+		if say, err := Speak(Languages[0]); err != nil || !strings.Contains(say.What(&r.Findings[1]), []string{"One message belongs", "2 messages belong"}[i]) {
+			t.Error(say.What(&r.Findings[1]), err)
 		}
 	}
 }

@@ -280,17 +280,11 @@ func (c *compiler) inColumn(field, m string) string {
 	return m
 }
 
-// folders compiles in:NAME: folders of that name, or below it, in any case.
+// folders compiles in:NAME.
 func (c *compiler) folders(t Term) string {
 	var ks []string
-	want := strings.ToLower(strings.Trim(t.Text, "/"))
 	for _, f := range c.names.folders {
-		name := strings.ToLower(f.Name)
-		ok := name == want || strings.HasPrefix(name, want+"/") || strings.HasSuffix(name, "/"+want) || strings.Contains(name, "/"+want+"/")
-		if t.Prefix {
-			ok = ok || strings.HasPrefix(name, want) || strings.Contains(name, "/"+want)
-		}
-		if ok && c.req.Scope.Allows(f.Mailbox) {
+		if t.inFolder(f.Name) && c.req.Scope.Allows(f.Mailbox) {
 			ks = append(ks, quote(index.KeyFolder(f.ID)))
 		}
 	}
@@ -299,10 +293,8 @@ func (c *compiler) folders(t Term) string {
 
 func (c *compiler) mailboxes(t Term) string {
 	var ks []string
-	want := strings.ToLower(t.Text)
 	for _, m := range c.names.mailboxes {
-		name := strings.ToLower(m.Name)
-		if (name == want || t.Prefix && strings.HasPrefix(name, want)) && c.req.Scope.Allows(m.ID) {
+		if t.inMailbox(m.Name) && c.req.Scope.Allows(m.ID) {
 			ks = append(ks, quote(index.KeyMailbox(m.ID)))
 		}
 	}
@@ -337,9 +329,10 @@ func (c *compiler) wildcard(t Term) (string, error) {
 }
 
 // wildWords returns the words of a pattern, without those that stand for any.
+// Question marks alone are words of so many letters.
 func wildWords(pattern string) []string {
 	words := strings.FieldsFunc(pattern, func(r rune) bool { return r != '*' && r != '?' && !index.IsWord(r) })
-	return slices.DeleteFunc(words, func(w string) bool { return strings.Trim(w, "*?") == "" })
+	return slices.DeleteFunc(words, func(w string) bool { return strings.Trim(w, "*") == "" })
 }
 
 // wildWord looks up the words of this year that a pattern stands for.

@@ -135,6 +135,25 @@ func (s *Searcher) Search(ctx context.Context, req Request) (*Result, error) {
 }
 
 // names loads folders and mailboxes if the query asks for them.
+// Each calls fn for all hits of a query, page by page.
+func (s *Searcher) Each(ctx context.Context, req Request, fn func(catalog.Hit) error) error {
+	req.Limit = MaxLimit
+	for {
+		r, err := s.Search(ctx, req)
+		if err != nil {
+			return err
+		}
+		for _, h := range r.Hits {
+			if err := fn(h); err != nil {
+				return err
+			}
+		}
+		if req.After = r.Next; req.After == "" {
+			return nil
+		}
+	}
+}
+
 func (s *Searcher) names(ctx context.Context, e *Expr) (*names, error) {
 	n := &names{}
 	var err error

@@ -207,6 +207,7 @@ func TestQueries(t *testing.T) {
 		"subject:{march letter}":                     "a f",
 		"{(order late) century}":                     "b f",
 		"{(order march) (late OR century)}":          "b f",
+		"subject:??????":                             "c f",
 		"invoice - march":                            "a",
 		"nope:invoice":                               "",
 		"...":                                        "",

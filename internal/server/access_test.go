@@ -95,7 +95,7 @@ func TestAccessibility(t *testing.T) {
 	plain := s.firstHit(t, "invoice has:attachment")
 	pages := []string{
 		"/search", "/search?q=invoice&m=" + plain, "/search?q=from:bank&m=" + html, "/search?q=" + url.QueryEscape(`subject:invoice has:attachment in:"Orders/2026" form:ann`), "/search?q=zzzz", "/search?q=" + url.QueryEscape(`"open`),
-		"/m/" + plain, "/m/" + html, "/m/" + plain + "/source", "/m/" + plain + "/headers", "/help", "/settings", "/posture", "/admin/profiles", "/nothing-here",
+		"/m/" + plain, "/m/" + html, "/m/" + plain + "/source", "/m/" + plain + "/headers", "/help", "/settings", "/posture", "/admin/profiles", "/admin/jobs", "/nothing-here",
 	}
 	for _, on := range []bool{true, false} {
 		for _, p := range pages {

@@ -16,6 +16,8 @@ import (
 	"github.com/letterhold/letterhold/internal/posture"
 	"github.com/letterhold/letterhold/internal/seal"
 	"github.com/letterhold/letterhold/internal/search"
+	"github.com/letterhold/letterhold/internal/target"
+	"github.com/letterhold/letterhold/internal/upload"
 )
 
 // Credential is the name of the systemd credential that holds a key file.
@@ -28,12 +30,15 @@ type Opened struct {
 	Index   *index.Index
 	Search  *search.Searcher
 	Runner  *ingest.Runner
+	Targets *target.Runner
 
 	// Link makes a one-time link that makes an account; nil without a server.
 	Link func(mailbox int64) (string, error)
 
 	life    context.Context // ends when a server stops
 	keyFile string          // that a server knows
+	oldTLS  bool            // of the journal listener
+	uploads *upload.Uploads // nil without a server
 	folder  *durable.Folder
 	unlock  func() error
 }
@@ -72,7 +77,17 @@ func OpenArchive(dir string, secret func() (seal.Secret, error), o archive.Optio
 	}
 	x.Search = search.New(x.Archive, x.Index)
 	x.Runner = ingest.NewRunner(x.Archive)
+	x.Targets = target.NewRunner(x.Archive, x.find)
+	x.Targets.Token = x.Runner.Token
 	return x, nil
+}
+
+// find walks the hits of a target's query among all mail.
+func (x *Opened) find(ctx context.Context, query string, fn func(catalog.Hit) error) error {
+	if err := x.Index.Wait(ctx); err != nil {
+		return err
+	}
+	return x.Search.Each(ctx, search.Request{Query: query, Scope: catalog.Scope{All: true}}, fn)
 }
 
 // Posture looks for what is weaker than it should be. keyFile is "" if only the
@@ -82,6 +97,7 @@ func (x *Opened) Posture(ctx context.Context, keyFile string) (*posture.Report, 
 	around := posture.Around{Dir: x.Dir, KeyFile: keyFile, SameDisk: keyFile != "" && sameDevice(x.Dir, keyFile)}
 	// A short command ends before anything is swapped.
 	around.Swappable = x.life != nil && Swappable()
+	around.OldTLS = x.oldTLS
 	if err := x.Archive.State().View(ctx, func(v catalog.View) (err error) {
 		around.Passwords, err = v.WithRole(auth.RoleAdministrator)
 		return err
@@ -117,8 +133,14 @@ func (x *Opened) RebuildIndex(who string) error {
 
 // Close closes everything in the right order.
 func (x *Opened) Close() (err error) {
+	if x.uploads != nil {
+		x.uploads.Close()
+	}
 	if x.Runner != nil {
 		x.Runner.Close()
+	}
+	if x.Targets != nil {
+		x.Targets.Close()
 	}
 	if x.Index != nil {
 		err = x.Index.Close()

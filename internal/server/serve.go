@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,9 +19,11 @@ import (
 	"github.com/letterhold/letterhold/internal/archive"
 	"github.com/letterhold/letterhold/internal/auth"
 	"github.com/letterhold/letterhold/internal/catalog"
+	"github.com/letterhold/letterhold/internal/ingest"
 	"github.com/letterhold/letterhold/internal/posture"
 	"github.com/letterhold/letterhold/internal/seal"
 	"github.com/letterhold/letterhold/internal/tlsconf"
+	"github.com/letterhold/letterhold/internal/upload"
 	"github.com/letterhold/letterhold/internal/web"
 )
 
@@ -143,13 +146,17 @@ func (s *Server) enter(x *Opened) error {
 		return err
 	}
 	s.auth = auth.New(x.Archive, labels(hosts(s.o.HTTPS))...)
-	w, err := web.New(x.Archive, x.Search, s.auth, web.Options{Log: s.o.Log, CA: ca.PEM(), Runner: x.Runner, Posture: func(ctx context.Context) (*posture.Report, error) { return x.Posture(ctx, "") }})
+	if err := ingest.EndUploads(context.Background(), x.Archive); err != nil {
+		return err
+	}
+	x.uploads = upload.New(upload.Options{Archive: x.Archive, Dir: filepath.Join(s.dir, "spool"), Free: func() (int64, error) { return free(s.dir) }})
+	w, err := web.New(x.Archive, x.Search, s.auth, web.Options{Log: s.o.Log, CA: ca.PEM(), Runner: x.Runner, Uploads: x.uploads, Posture: func(ctx context.Context) (*posture.Report, error) { return x.Posture(ctx, "") }})
 	if err != nil {
 		return err
 	}
 	var h http.Handler = w
 	s.door.Store(&h)
-	x.life, x.keyFile = s.life, s.o.KeyFile
+	x.life, x.keyFile, x.oldTLS = s.life, s.o.KeyFile, s.o.Journal != nil && s.o.Journal.TLS12
 	if s.base != "" {
 		x.Link = s.link // it was unlocked while it serves
 	}
@@ -255,6 +262,9 @@ func (s *Server) Run(ctx context.Context) error {
 		return err
 	case <-ctx.Done():
 	}
+	if x := s.opened.Load(); x != nil {
+		x.uploads.Stop() // a piece under way would hold the stop up
+	}
 	last, forget := context.WithTimeout(context.Background(), 10*time.Second)
 	defer forget()
 	return hs.Shutdown(last)
@@ -281,7 +291,7 @@ func (s *Server) settleRefusals(ctx context.Context) {
 	}
 }
 
-// collect runs profiles once somebody has opened the archive.
+// collect runs profiles and targets once somebody has opened the archive.
 func (s *Server) collect(ctx context.Context) {
 	for s.opened.Load() == nil {
 		select {
@@ -290,7 +300,10 @@ func (s *Server) collect(ctx context.Context) {
 		case <-time.After(time.Second):
 		}
 	}
+	var targets sync.WaitGroup
+	targets.Go(func() { s.opened.Load().Targets.Serve(ctx) })
 	s.opened.Load().Runner.Serve(ctx)
+	targets.Wait()
 }
 
 // url is how a browser on this machine reaches the server.

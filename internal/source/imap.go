@@ -5,19 +5,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"path"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/letterhold/letterhold/internal/archive"
 	"github.com/letterhold/letterhold/internal/imapclient"
 	"github.com/letterhold/letterhold/internal/tlsconf"
 )
 
-// IMAP is an account on an IMAP server. It is only looked at: folders are
+// IMAP is an account on an IMAP server. A walk only looks: folders are
 // opened with EXAMINE, bodies are read with BODY.PEEK.
 //
 // The mark of a folder is "UIDVALIDITY UID MODSEQ": everything up to that UID
@@ -30,11 +34,15 @@ type IMAP struct {
 	Filter     Filter
 	Retry      []Ref // messages that failed before
 	Note       func(format string, args ...any)
+	Total      func(int64)   // told how many messages there are to walk; may be nil
 	Patience   time.Duration // before connecting again; default a second, and longer each time
 	// Known tells whether the archive has a message in all of these folders, by
 	// its Message-ID field and its size. Without it, labels that a message gets
 	// later are not followed.
 	Known func(header []byte, size int64, folders []string) bool
+	// Connections is how many folders are read at a time, each over a
+	// connection of its own; 0 is 1.
+	Connections int
 }
 
 // Filter says which folders are collected. Patterns are as in path.Match, for
@@ -118,16 +126,14 @@ type imapWalk struct {
 	limit   int      // how many are asked for at a time
 	strikes map[string]int
 	done    map[string]bool // asked for again, and yielded
+
+	known map[string]imapclient.Status // of folders, when the walk began; only read
 }
 
 // Walk yields the messages that are new since the marks.
 func (s *IMAP) Walk(ctx context.Context, marks Marks, yield func(Item) bool) error {
 	w := &imapWalk{IMAP: s, ctx: ctx, marks: marks, yield: yield, limit: window, strikes: map[string]int{}, done: map[string]bool{}}
-	defer func() {
-		if w.c != nil {
-			w.c.Close()
-		}
-	}()
+	defer w.close()
 	var folders []imapclient.Folder
 	if err := w.patiently(func() (err error) {
 		folders, err = w.c.Folders()
@@ -136,22 +142,110 @@ func (s *IMAP) Walk(ctx context.Context, marks Marks, yield func(Item) bool) err
 		return err
 	}
 	folders = w.allMail(folders)
+	folders = slices.DeleteFunc(folders, func(f imapclient.Folder) bool {
+		why := s.Filter.Why(f.Path(), f.Attrs, f.Shared)
+		if why != "" {
+			s.note("folder %q is left out: %s", f.Path(), why)
+		}
+		return why != ""
+	})
+	if err := w.count(folders); err != nil {
+		return err
+	}
+	err := w.walkAll(folders)
+	if errors.Is(err, errStop) {
+		return nil
+	}
+	return err
+}
+
+// count asks for the state of all folders, and tells how much there is to walk.
+func (w *imapWalk) count(folders []imapclient.Folder) error {
+	w.known = map[string]imapclient.Status{}
+	total := int64(0)
 	for i := range folders {
 		f := &folders[i]
-		if why := s.Filter.Why(f.Path(), f.Attrs, f.Shared); why != "" {
-			s.note("folder %q is left out: %s", f.Path(), why)
-			continue
+		var st imapclient.Status
+		err := w.patiently(func() (err error) {
+			st, err = w.c.Status(f)
+			return err
+		})
+		if errors.Is(err, imapclient.ErrRefused) {
+			continue // opening it may say why
 		}
+		if err != nil {
+			return err
+		}
+		w.moved = true
+		w.known[f.Name] = st
+		total += parsePlace(w.marks[f.Name]).left(st) + int64(len(w.retries(f)))
+	}
+	if w.Total != nil {
+		w.Total(total)
+	}
+	return nil
+}
+
+// left is how many messages of a folder are not accounted for, at most.
+func (p place) left(st imapclient.Status) int64 {
+	n := int64(st.Exists)
+	if p.validity == st.UIDValidity && p.last > 0 {
+		n = min(n, max(0, int64(st.UIDNext)-1-int64(p.last)))
+	}
+	return n
+}
+
+// walkAll walks folders over as many connections as there may be. What each yields
+// is in order; a folder is walked by one of them.
+func (w *imapWalk) walkAll(folders []imapclient.Folder) error {
+	queue := make(chan *imapclient.Folder, len(folders))
+	for i := range folders {
+		queue <- &folders[i]
+	}
+	close(queue)
+	if w.Connections <= 1 || len(folders) <= 1 {
+		return w.each(queue)
+	}
+	group, ctx := errgroup.WithContext(w.ctx)
+	var mu sync.Mutex
+	stopped := false
+	yield := func(i Item) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		stopped = stopped || !w.yield(i)
+		return !stopped
+	}
+	for n := range min(w.Connections, len(folders)) {
+		x := &imapWalk{IMAP: w.IMAP, ctx: ctx, marks: maps.Clone(w.marks), yield: yield, limit: window, strikes: map[string]int{}, done: map[string]bool{}, known: w.known, all: w.all}
+		if n == 0 {
+			x.c, w.c = w.c, nil
+		}
+		group.Go(func() error {
+			defer x.close()
+			// A server may refuse a further connection: then there are fewer.
+			if err := x.once(func() error { return nil }); err != nil && n > 0 && ctx.Err() == nil {
+				w.note("there are fewer than %d connections: %v", w.Connections, err)
+				return nil
+			}
+			return x.each(queue)
+		})
+	}
+	return group.Wait()
+}
+
+func (w *imapWalk) close() {
+	if w.c != nil {
+		w.c.Close()
+	}
+}
+
+// each walks the folders of a queue.
+func (w *imapWalk) each(queue <-chan *imapclient.Folder) error {
+	for f := range queue {
 		err := w.patiently(func() error { return w.folder(f) })
 		if errors.Is(err, imapclient.ErrRefused) {
 			// One folder that cannot be opened does not block the others.
-			if !yield(Item{Where: f.Path(), Err: err, Ref: Ref{Folder: f.Path()}}) {
-				return nil
-			}
-			continue
-		}
-		if errors.Is(err, errStop) {
-			return nil
+			err = w.emit(Item{Where: f.Path(), Err: err, Ref: Ref{Folder: f.Path()}})
 		}
 		if err != nil {
 			return err
@@ -297,18 +391,18 @@ func (p place) String() string { return fmt.Sprintf("%d %d %d", p.validity, p.la
 func (w *imapWalk) folder(f *imapclient.Folder) error {
 	p := parsePlace(w.marks[f.Name])
 	retry := w.retries(f)
-	st, err := w.c.Status(f)
-	if err == nil && p.unchanged(st) && len(retry) == 0 && (w.all != f.Name || p.modseq == st.ModSeq) {
-		return nil
+	if st, ok := w.known[f.Name]; ok && p.unchanged(st) && len(retry) == 0 && (w.all != f.Name || p.modseq == st.ModSeq) {
+		return w.cure(f, st.UIDValidity)
 	}
 	before := p
-	if err != nil && !errors.Is(err, imapclient.ErrRefused) {
-		return err
-	}
-	if st, err = w.c.Examine(f); err != nil {
+	st, err := w.c.Examine(f)
+	if err != nil {
 		return fmt.Errorf("folder %q: %w", f.Path(), err)
 	}
 	w.folderName = f.Name
+	if err := w.cure(f, st.UIDValidity); err != nil {
+		return err
+	}
 	if p.validity != st.UIDValidity {
 		if p.validity != 0 {
 			w.note("folder %q has a new UIDVALIDITY: it is read again", f.Path())
@@ -358,6 +452,24 @@ func (w *imapWalk) retries(f *imapclient.Folder) (uids []uint32) {
 	}
 	slices.Sort(uids)
 	return uids
+}
+
+// cure takes from the list of what failed a folder that can be opened now, and
+// messages of an earlier UIDVALIDITY: they are walked again under the new one.
+func (w *imapWalk) cure(f *imapclient.Folder, validity uint32) error {
+	for _, r := range w.Retry {
+		where := f.Path()
+		switch {
+		case r.Folder != f.Path() || r.UID != 0 && r.Validity == validity:
+			continue
+		case r.UID != 0:
+			where = w.item(f, place{validity: r.Validity}, r.UID, nil, true).Where
+		}
+		if err := w.emit(Item{Where: where, Again: true, Quiet: true}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (w *imapWalk) emit(i Item) error {

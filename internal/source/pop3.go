@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/letterhold/letterhold/internal/archive"
@@ -14,12 +15,13 @@ import (
 )
 
 // POP3 is an account on a POP3 server. It has one folder, and each message has
-// an id of its own (UIDL), which is its mark.
+// an id of its own (UIDL), whose mark is its date.
 type POP3 struct {
 	Options    imapclient.Options
 	Credential func(context.Context) (imapclient.Credential, error)
 	Retry      []Ref
 	Note       func(format string, args ...any)
+	Total      func(int64) // told how many messages there are to walk; may be nil
 	Patience   time.Duration
 }
 
@@ -47,8 +49,21 @@ func (s *POP3) Walk(ctx context.Context, marks Marks, yield func(Item) bool) err
 		retry[r.UIDL] = true
 	}
 	strikes := map[string]int{}
+	told := false
+	count := func(list []pop3client.Message) {
+		n := int64(0)
+		for _, m := range list {
+			if marks[m.UIDL] == "" || retry[m.UIDL] {
+				n++
+			}
+		}
+		if !told && s.Total != nil {
+			s.Total(n)
+		}
+		told = true
+	}
 	for failed := 0; ; {
-		moved, err := s.session(ctx, marks, retry, strikes, yield)
+		moved, err := s.session(ctx, marks, retry, strikes, count, yield)
 		if err == nil || errors.Is(err, errStop) || ctx.Err() != nil {
 			if errors.Is(err, errStop) {
 				err = nil
@@ -75,7 +90,7 @@ func (s *POP3) Walk(ctx context.Context, marks Marks, yield func(Item) bool) err
 
 // session reads what it can over one connection, and tells whether that was
 // anything.
-func (s *POP3) session(ctx context.Context, marks Marks, retry map[string]bool, strikes map[string]int, yield func(Item) bool) (moved bool, err error) {
+func (s *POP3) session(ctx context.Context, marks Marks, retry map[string]bool, strikes map[string]int, count func([]pop3client.Message), yield func(Item) bool) (moved bool, err error) {
 	c, err := s.Connect(ctx)
 	if err != nil {
 		return false, err
@@ -85,12 +100,21 @@ func (s *POP3) session(ctx context.Context, marks Marks, retry map[string]bool, 
 	if err != nil {
 		return false, err
 	}
+	count(list)
+	for id := range retry { // what is not there any more need not be tried again
+		if !slices.ContainsFunc(list, func(m pop3client.Message) bool { return m.UIDL == id }) {
+			if !yield(Item{Where: popWhere(id), Again: true, Quiet: true}) {
+				return false, errStop
+			}
+			delete(retry, id)
+		}
+	}
 	for _, m := range list {
 		again := retry[m.UIDL]
 		if marks[m.UIDL] != "" && !again {
 			continue
 		}
-		i := Item{Folder: "INBOX", Where: "UIDL=" + m.UIDL, Ref: Ref{Folder: "INBOX", UIDL: m.UIDL, Size: m.Size}, Mark: Mark{m.UIDL, "1"}, Again: again}
+		i := Item{Folder: "INBOX", Where: popWhere(m.UIDL), Ref: Ref{Folder: "INBOX", UIDL: m.UIDL, Size: m.Size}, Mark: Mark{m.UIDL, "1"}, Again: again}
 		var lost error
 		switch {
 		case m.Size > archive.MaxMessage:
@@ -108,11 +132,14 @@ func (s *POP3) session(ctx context.Context, marks Marks, retry map[string]bool, 
 				return moved, err
 			}
 		}
+		if i.Err == nil {
+			i.Mark = popMark(m.UIDL, i.Raw, s.now())
+		}
 		if !yield(i) {
 			return moved, errStop
 		}
 		moved = true
-		marks[m.UIDL] = "1"
+		marks[m.UIDL] = i.Mark.Value
 		delete(retry, m.UIDL)
 		if lost != nil {
 			return moved, lost

@@ -15,7 +15,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash"
+	"hash/fnv"
 	"io"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -43,14 +46,25 @@ type Item struct {
 
 	Labels []string // folders it is in at the same time, instead of Folder
 	Mark   Mark     // what is known once it and all before it are accounted for
+	Sum    uint64   // of the names of all files up to this one
 	Ref    Ref      // how to find it again
 	Again  bool     // it failed before and is tried again
-	Quiet  bool     // it is only a mark, no message
+	Quiet  bool     // no message: a mark, or with Again, what need not be tried again
 
 	// Done, if set, is called once the item is accounted for: archived and
 	// durable, or failed.
 	Done func(where string, err error)
 }
+
+// Rules by which files are skipped, and why a ZIP fails.
+const (
+	NotMail    = "not mail"
+	OfSystem   = "not mail (a file of the operating system)"
+	Outlook    = "an Outlook or Office file; these are not read yet"
+	OutlookPST = "an Outlook PST file; these are not read yet"
+	Empty      = "an empty file"
+	CutZip     = "a ZIP that was cut off or is damaged; the list of what is in it stands at its end"
+)
 
 // Mark is how far a source has been read, for one of its folders or files.
 type Mark struct{ Key, Value string }
@@ -79,12 +93,19 @@ type Options struct {
 	Folder string       // put everything below this folder
 	Mbox   mbox.Dialect // of all mbox files
 	After  string       // go on behind the item with this Where
+	// Before is the Sum of the item to go on behind. If other files lie before
+	// it now, or it is gone, the walk is from the beginning, and Again is called.
+	Before uint64
+	Again  func()
 }
 
 func isEOF(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) }
 
 // maxNesting is how deep archives may lie in archives.
 const maxNesting = 3
+
+// errMoved ends a walk that would pass over something.
+var errMoved = errors.New("something lies elsewhere than before")
 
 // errStop ends a walk because the consumer wants no more.
 var errStop = errors.New("stop")
@@ -95,15 +116,27 @@ type Paths struct {
 	Options Options
 }
 
+// mark writes how far a walk is: the sum of what lies before, and the place.
+func mark(i Item) string { return fmt.Sprintf("%016x %s", i.Sum, i.Where) }
+
+// parseMark reads what mark wrote. Without a sum, none is compared.
+func parseMark(s string) (after string, sum uint64) {
+	digits, where, ok := strings.Cut(s, " ")
+	if n, err := strconv.ParseUint(digits, 16, 64); ok && err == nil && len(digits) == 16 {
+		return where, n
+	}
+	return s, 0
+}
+
 // PathMark is the key of the mark of Paths.
 const PathMark = "path"
 
 // Walk implements Source.
 func (p Paths) Walk(ctx context.Context, marks Marks, yield func(Item) bool) error {
 	o := p.Options
-	o.After = marks[PathMark]
+	o.After, o.Before = parseMark(marks[PathMark])
 	return Files(ctx, p.Paths, o, func(i Item) bool {
-		i.Mark = Mark{PathMark, i.Where}
+		i.Mark = Mark{PathMark, mark(i)}
 		return yield(i)
 	})
 }
@@ -111,11 +144,15 @@ func (p Paths) Walk(ctx context.Context, marks Marks, yield func(Item) bool) err
 // Files walks paths in order and calls yield for each item until it returns
 // false. The error is the context's.
 func Files(ctx context.Context, paths []string, o Options, yield func(Item) bool) error {
-	w := &walker{ctx: ctx, o: o, yield: yield}
+	w := newWalker(ctx, o, yield)
 	err := w.paths(paths)
-	if err == nil && o.After != "" && !w.seen {
-		// The item to go on behind is gone, perhaps renamed: from the start.
+	if errors.Is(err, errMoved) || err == nil && o.After != "" && !w.seen {
+		// Mail that moved since to a place before the item is not passed over.
+		if o.Again != nil {
+			o.Again()
+		}
 		w.o.After = ""
+		w.sum.Reset()
 		err = w.paths(paths)
 	}
 	if errors.Is(err, errStop) {
@@ -153,6 +190,11 @@ type walker struct {
 	o     Options
 	yield func(Item) bool
 	seen  bool // the item to go on behind has been met
+	sum   hash.Hash64
+}
+
+func newWalker(ctx context.Context, o Options, yield func(Item) bool) *walker {
+	return &walker{ctx: ctx, o: o, yield: yield, sum: fnv.New64a()}
 }
 
 // emit hands an item over, unless it lies before the place to go on behind.
@@ -161,8 +203,9 @@ func (w *walker) emit(i Item) error {
 		return err
 	}
 	if w.skips(i.Where) {
-		return nil
+		return w.passed()
 	}
+	i.Sum = w.sum.Sum64()
 	if w.o.Folder != "" {
 		i.Folder = path.Join(w.o.Folder, i.Folder)
 	}
@@ -185,6 +228,17 @@ func (w *walker) skips(where string) bool {
 	}
 	return true
 }
+
+// passed looks, at the item to go on behind, whether the same files lie before it.
+func (w *walker) passed() error {
+	if w.seen && w.o.Before != 0 && w.o.Before != w.sum.Sum64() {
+		return errMoved
+	}
+	return nil
+}
+
+// meet notes a file that the walk comes to.
+func (w *walker) meet(name string) { io.WriteString(w.sum, name+"\x00") }
 
 // before tells whether all of a file lies before the item to go on behind, so
 // that it need not be opened.
@@ -237,6 +291,9 @@ func (w *walker) dir(p, folder string) error {
 	for _, e := range es {
 		name := e.Name()
 		full := filepath.Join(p, name)
+		if !e.IsDir() {
+			w.meet(full)
+		}
 		switch {
 		case w.before(full):
 			continue
@@ -249,8 +306,10 @@ func (w *walker) dir(p, folder string) error {
 			if err := w.dir(full, subfolder(folder, full, name)); err != nil {
 				return err
 			}
-		case maildir && serversOwn(name):
-			continue
+		case maildir && e.Type().IsRegular() && serversOwn(name):
+			if err := w.emit(Item{Folder: folder, Where: full, Skip: "not mail (a file of the mail server)"}); err != nil {
+				return err
+			}
 		case !e.Type().IsRegular():
 			if err := w.emit(Item{Folder: folder, Where: full, Skip: notRegular(e.Type())}); err != nil {
 				return err
@@ -284,12 +343,10 @@ func notRegular(t os.FileMode) string {
 
 // serversOwn tells the files that mail servers keep in a Maildir.
 func serversOwn(name string) bool {
-	for _, prefix := range []string{"dovecot", "courier", "cyrus.", "maildirfolder", "maildirsize", "subscriptions", "tmp", ".dovecot", ".uidvalidity", ".mbsyncstate", "shared-"} {
-		if strings.HasPrefix(name, prefix) {
-			return true
-		}
+	if slices.Contains([]string{"maildirfolder", "maildirsize", "subscriptions", "dovecot-keywords", "dovecot-acl", "dovecot-acl-list", "dovecot-shared", ".uidvalidity", ".mbsyncstate", "shared-maildirs", "cyrus.header", "cyrus.index", "cyrus.cache", "cyrus.squat"}, name) {
+		return true
 	}
-	return false
+	return slices.ContainsFunc([]string{"dovecot-uidlist", "dovecot-uidvalidity", "dovecot.index", "dovecot.list.index", "dovecot.mailbox.log", "dovecot.map.index", "courierimap", "courierpop3", ".mbsyncstate."}, func(p string) bool { return strings.HasPrefix(name, p) })
 }
 
 // subfolder names a folder of the file system in the mailbox: ".A.B" of
@@ -314,6 +371,7 @@ func (w *walker) maildir(p, folder string) error {
 	}
 	for _, e := range es {
 		full := filepath.Join(p, e.Name())
+		w.meet(full)
 		if w.before(full) {
 			continue
 		}
@@ -331,6 +389,9 @@ func (w *walker) maildir(p, folder string) error {
 			continue
 		}
 		if w.skips(full) {
+			if err := w.passed(); err != nil {
+				return err
+			}
 			continue
 		}
 		item := Item{Folder: folder, Where: full, Flags: flags(e.Name()), Internal: fi.ModTime()}
@@ -420,19 +481,38 @@ func named(name string) bool {
 
 func (w *walker) file(p, folder string, fi os.FileInfo) error {
 	base := filepath.Base(p)
-	if strings.HasPrefix(base, "._") || base == ".DS_Store" || base == "Thumbs.db" {
-		return w.emit(Item{Where: p, Skip: "not mail (a file of the operating system)"})
+	if ofSystem(base) {
+		return w.emit(Item{Where: p, Skip: OfSystem})
 	}
 	f, err := os.Open(p)
 	if err != nil {
 		return w.fail(p, err)
 	}
 	defer f.Close()
-	if zr, ok := w.zip(f, fi.Size()); ok {
-		return w.zipFile(zr, p, folder, 1)
-	}
 	again := func() (io.ReadCloser, error) { return os.Open(p) }
-	return w.stream(f, again, entry{where: p, name: base, folder: folder, size: fi.Size(), time: fi.ModTime()}, 1)
+	return w.whole(f, again, entry{where: p, name: base, folder: folder, size: fi.Size(), time: fi.ModTime()})
+}
+
+// ofSystem tells files that operating systems leave among others.
+func ofSystem(name string) bool {
+	return strings.HasPrefix(name, "._") || name == ".DS_Store" || name == "Thumbs.db"
+}
+
+// whole reads a file that can be read from any place.
+func (w *walker) whole(f readerAt, again func() (io.ReadCloser, error), e entry) error {
+	zr, err := w.zip(f, e.size)
+	switch {
+	case err != nil:
+		return w.fail(e.where, fmt.Errorf("%s: %w", CutZip, err))
+	case zr != nil:
+		return w.zipFile(zr, e.where, e.folder, 1)
+	}
+	return w.stream(f, again, e, 1)
+}
+
+type readerAt interface {
+	io.Reader
+	io.ReaderAt
 }
 
 // entry is a file, or a file in an archive.
@@ -457,18 +537,18 @@ func (w *walker) stream(r io.Reader, again func() (io.ReadCloser, error), e entr
 	case kindGzip:
 		return w.gzip(br, again, e, depth)
 	case kindTar:
-		return w.tar(tar.NewReader(br), e, depth)
+		return w.tar(tar.NewReader(br), again, e, depth)
 	case kindZip:
 		return w.zipStream(br, e, depth)
 	case kindMbox:
 		return w.mbox(br, again, e)
 	case kindOutlook:
-		return w.emit(Item{Where: e.where, Skip: "an Outlook or Office file; these are not read yet"})
+		return w.emit(Item{Where: e.where, Skip: Outlook})
 	case kindPST:
-		return w.emit(Item{Where: e.where, Skip: "an Outlook PST file; these are not read yet"})
+		return w.emit(Item{Where: e.where, Skip: OutlookPST})
 	case kindOther:
 		if !named(e.name) {
-			return w.emit(Item{Where: e.where, Skip: "not mail"})
+			return w.emit(Item{Where: e.where, Skip: NotMail})
 		}
 	}
 	item := Item{Folder: e.folder, Where: e.where, Internal: e.time}
@@ -503,22 +583,81 @@ func (w *walker) gzip(br io.Reader, again func() (io.ReadCloser, error), e entry
 	return w.stream(zr, again, e, depth+1)
 }
 
-func (w *walker) tar(tr *tar.Reader, e entry, depth int) error {
+// tar reads the files of a tar. Hard links to them are read in a second pass: a
+// mail server keeps a message of two folders once.
+func (w *walker) tar(tr *tar.Reader, again func() (io.ReadCloser, error), e entry, depth int) error {
+	links := map[string][]*tar.Header{}
 	for {
 		h, err := tr.Next()
 		if err == io.EOF {
-			return nil
+			break
 		}
 		if err != nil {
 			return w.fail(e.where, fmt.Errorf("tar: %w", err))
 		}
-		if h.Typeflag != tar.TypeReg {
-			continue
+		switch h.Typeflag {
+		case tar.TypeReg:
+			err = w.inside(e, h.Name, h.Size, h.ModTime, tr, nil, depth)
+		case tar.TypeLink:
+			target := path.Clean(h.Linkname)
+			links[target] = append(links[target], h)
+		case tar.TypeDir, tar.TypeXGlobalHeader:
+		default:
+			err = w.emit(Item{Where: e.where + "!" + strings.ToValidUTF8(h.Name, "_"), Skip: notRegular(h.FileInfo().Mode().Type())})
 		}
-		if err := w.inside(e, h.Name, h.Size, h.ModTime, tr, nil, depth); err != nil {
+		if err != nil {
 			return err
 		}
 	}
+	if len(links) == 0 {
+		return nil
+	}
+	return w.linked(links, again, e, depth)
+}
+
+// linked reads the files that hard links of a tar lead to, as the links.
+func (w *walker) linked(links map[string][]*tar.Header, again func() (io.ReadCloser, error), e entry, depth int) error {
+	if again != nil {
+		f, err := again()
+		if err != nil {
+			return w.fail(e.where, err)
+		}
+		defer f.Close()
+		for tr := tar.NewReader(f); len(links) > 0; {
+			h, err := tr.Next()
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				return w.fail(e.where, fmt.Errorf("tar: %w", err))
+			}
+			name := path.Clean(h.Name)
+			if h.Typeflag != tar.TypeReg || len(links[name]) == 0 {
+				continue
+			}
+			if h.Size > archive.MaxMessage {
+				continue // said below
+			}
+			b, err := io.ReadAll(tr)
+			if err != nil {
+				return w.fail(e.where, fmt.Errorf("tar: %w", err))
+			}
+			for _, l := range links[name] {
+				if err := w.inside(e, l.Name, int64(len(b)), l.ModTime, bytes.NewReader(b), nil, depth); err != nil {
+					return err
+				}
+			}
+			delete(links, name)
+		}
+	}
+	for _, target := range slices.Sorted(maps.Keys(links)) {
+		for _, l := range links[target] {
+			if err := w.fail(e.where+"!"+strings.ToValidUTF8(l.Name, "_"), fmt.Errorf("a hard link to %q, which cannot be followed here; unpack the archive and import the folder", target)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // inside reads one entry of an archive.
@@ -530,11 +669,11 @@ func (w *walker) inside(e entry, name string, size int64, mtime time.Time, r io.
 	}
 	base := path.Base(name)
 	if strings.HasPrefix(base, "._") || strings.HasPrefix(name, "__MACOSX/") || base == ".DS_Store" {
-		return w.emit(Item{Where: where, Skip: "not mail (a file of the operating system)"})
+		return w.emit(Item{Where: where, Skip: OfSystem})
 	}
 	in := entry{where: where, name: base, size: size, time: mtime}
 	in.folder = path.Join(e.folder, archiveFolder(path.Dir(name)))
-	if d := path.Base(path.Dir(name)); d == "cur" || d == "new" { // a Maildir
+	if d := path.Base(path.Dir(name)); (d == "cur" || d == "new") && ofMaildir(base) {
 		item := Item{Folder: in.folder, Where: where, Flags: flags(base), Internal: mtime}
 		item.Raw, item.Err = io.ReadAll(io.LimitReader(r, archive.MaxMessage+1))
 		if len(item.Raw) > archive.MaxMessage {
@@ -543,6 +682,18 @@ func (w *walker) inside(e entry, name string, size int64, mtime time.Time, r io.
 		return w.emit(item)
 	}
 	return w.stream(r, again, in, depth+1)
+}
+
+// ofMaildir tells a name that a mail server gave a message: seconds since 1970,
+// something unique, a host; in cur with its flags (cr.yp.to/proto/maildir.html).
+func ofMaildir(name string) bool {
+	if strings.Contains(name, ":2,") || strings.Contains(name, ";2,") {
+		return true
+	}
+	seconds, rest, ok := strings.Cut(name, ".")
+	_, host, more := strings.Cut(rest, ".")
+	_, err := strconv.ParseUint(seconds, 10, 63)
+	return ok && more && host != "" && err == nil && len(seconds) >= 9
 }
 
 // archiveFolder names the folder of an entry: Maildir parts are left out.
@@ -623,23 +774,36 @@ func (w *walker) goOn(again func() (io.ReadCloser, error), where string) (*os.Fi
 	return f, at
 }
 
-func (w *walker) zip(f *os.File, size int64) (*zip.Reader, bool) {
+// zip opens a ZIP; it returns nil for everything else.
+func (w *walker) zip(f io.ReaderAt, size int64) (*zip.Reader, error) {
 	head := make([]byte, 4)
 	if n, _ := f.ReadAt(head, 0); n < 4 || sniff(head) != kindZip {
-		return nil, false
+		return nil, nil
 	}
-	zr, err := zip.NewReader(f, size)
-	return zr, err == nil
+	return zip.NewReader(f, size)
 }
+
+// encryptedZip is the flag of an entry that needs a password (APPNOTE, 4.4.4).
+const encryptedZip = 1
 
 func (w *walker) zipFile(zr *zip.Reader, where, folder string, depth int) error {
 	for _, f := range zr.File {
-		if f.FileInfo().IsDir() || !f.Mode().IsRegular() {
+		name := where + "!" + strings.ToValidUTF8(f.Name, "_")
+		if f.FileInfo().IsDir() {
+			continue
+		}
+		if !f.Mode().IsRegular() {
+			if err := w.emit(Item{Where: name, Skip: notRegular(f.Mode().Type())}); err != nil {
+				return err
+			}
 			continue
 		}
 		r, err := f.Open()
+		if f.Flags&encryptedZip != 0 {
+			err = errors.New("encrypted; unpack the ZIP with its password and import the folder")
+		}
 		if err != nil {
-			if err := w.fail(where+"!"+f.Name, err); err != nil {
+			if err := w.fail(name, err); err != nil {
 				return err
 			}
 			continue

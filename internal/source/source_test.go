@@ -2,13 +2,16 @@ package source
 
 import (
 	"archive/tar"
+	"archive/zip"
 	"bytes"
 	"compress/gzip"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -142,5 +145,132 @@ func TestGoOnInMbox(t *testing.T) {
 	}
 	if _, _, rest := walk(t, box, "@7"); fmt.Sprint(rest) != fmt.Sprint(all) {
 		t.Errorf("behind a place that is gone: %v", rest)
+	}
+}
+
+// What is sent is read like files: from any place, each message by its place.
+func TestUpload(t *testing.T) {
+	var z bytes.Buffer
+	zw := zip.NewWriter(&z)
+	for _, name := range []string{"in/a.eml", "in/b.eml", "__MACOSX/x", "notes.txt"} {
+		w, err := zw.Create(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(w, "%s\n\nFrom %s", map[bool]string{true: "From: a@example.org\nSubject: x", false: "nothing"}[strings.HasSuffix(name, ".eml")], name)
+	}
+	zw.Close()
+	u := Upload{Folder: "Old"}
+	for _, f := range []struct {
+		name string
+		b    []byte
+	}{{"sales.mbox", threeMails()}, {"all.zip", z.Bytes()}, {"cut.zip", z.Bytes()[:z.Len()-30]}, {"box.gz", zipped(t, threeMails())}, {"mails.tar", tarred(t, []byte("From: a@example.org\nSubject: x\n\ny\n"))},
+		{"one.eml", []byte("From: a@example.org\nSubject: x\n\ny\n")}, {"empty.eml", nil}, {"a.exe", []byte("MZ\x00")}, {".DS_Store", []byte("x")}, {"old.pst", []byte("!BDN")}} {
+		u.Files = append(u.Files, Sent{Name: f.name, Size: int64(len(f.b)), Content: bytes.NewReader(f.b)})
+	}
+	var got []string
+	if err := u.Walk(t.Context(), nil, func(i Item) bool {
+		what := i.Folder
+		if i.Skip != "" {
+			what = "skip: " + i.Skip
+		}
+		if i.Err != nil {
+			what = "fail: " + i.Err.Error()
+		}
+		at, _, _ := strings.Cut(i.Where, "@")
+		got = append(got, at+" > "+what)
+		return true
+	}); err != nil {
+		t.Fatal(err)
+	}
+	want := strings.Split(`upload sales.mbox > Old/sales
+upload sales.mbox > Old/sales
+upload sales.mbox > Old/sales
+upload all.zip!in/a.eml > Old/in
+upload all.zip!in/b.eml > Old/in
+upload all.zip!__MACOSX/x > skip: not mail (a file of the operating system)
+upload all.zip!notes.txt > skip: not mail
+upload cut.zip > fail: a ZIP that was cut off or is damaged; the list of what is in it stands at its end: zip: not a valid zip file
+upload box.gz > Old/box
+upload box.gz > Old/box
+upload box.gz > Old/box
+upload mails.tar!0.eml > Old
+upload one.eml > Old
+upload empty.eml > skip: an empty file
+upload a.exe > skip: not mail
+upload .DS_Store > skip: not mail (a file of the operating system)
+upload old.pst > skip: an Outlook PST file; these are not read yet`, "\n")
+	if !slices.Equal(got, want) {
+		t.Errorf("it yields\n%s", strings.Join(got, "\n"))
+	}
+}
+
+// In archives the kind of a file is told by its content too; hard links are
+// messages of their own folders, and nothing is passed over in silence.
+func TestArchivesTellAll(t *testing.T) {
+	mail := []byte("From: a@example.org\nSubject: x\n\ntext\n")
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	put := func(h *tar.Header, body []byte) {
+		t.Helper()
+		h.Mode, h.Size = 0o600, int64(len(body))
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(body); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(&tar.Header{Name: "md/cur/1700000000.M1.host:2,S", Typeflag: tar.TypeReg}, mail)
+	put(&tar.Header{Name: "md/.Sent/cur/1700000000.M1.host:2,S", Typeflag: tar.TypeLink, Linkname: "md/cur/1700000000.M1.host:2,S"}, nil)
+	put(&tar.Header{Name: "lost", Typeflag: tar.TypeLink, Linkname: "nowhere"}, nil)
+	put(&tar.Header{Name: "link", Typeflag: tar.TypeSymlink, Linkname: "md"}, nil)
+	put(&tar.Header{Name: "new/box.mbox", Typeflag: tar.TypeReg}, threeMails())
+	put(&tar.Header{Name: "new/notes.txt", Typeflag: tar.TypeReg}, []byte("not mail\n"))
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for name, b := range map[string][]byte{"tar": b.Bytes(), "tar.gz": zipped(t, b.Bytes())} {
+		good, failed, where := walk(t, b, "")
+		if good != 5 || failed != 1 || len(where) != 8 {
+			t.Errorf("%s: %d read, %d failed: %q", name, good, failed, where)
+		}
+	}
+	var z bytes.Buffer
+	zw := zip.NewWriter(&z)
+	for name, flags := range map[string]uint16{"cur/box.mbox": 0, "secret.eml": encryptedZip} {
+		f, err := zw.CreateHeader(&zip.FileHeader{Name: name, Flags: flags, Method: zip.Store})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Write(threeMails())
+	}
+	if err := zw.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if good, failed, where := walk(t, z.Bytes(), ""); good != 3 || failed != 1 {
+		t.Errorf("zip: %d read, %d failed: %q", good, failed, where)
+	}
+}
+
+// Files beside a Maildir's messages are read, but for those of the mail server,
+// which are named.
+func TestBesideAMaildir(t *testing.T) {
+	dir := t.TempDir()
+	for name, b := range map[string][]byte{"cur/1700000000.M1.host:2,S": []byte("From: a\n\nx\n"), "tmp-old.mbox": threeMails(), "dovecot-export.eml": []byte("From: a@example.org\nSubject: x\n\ntext\n"), "dovecot-uidlist": []byte("3 V1\n"), "subscriptions": []byte("Sent\n")} {
+		if err := errors.Join(os.MkdirAll(filepath.Join(dir, "new"), 0o700), os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700), os.WriteFile(filepath.Join(dir, name), b, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	good, skipped := 0, 0
+	if err := Files(t.Context(), []string{dir}, Options{}, func(i Item) bool {
+		if i.Skip != "" {
+			skipped++
+		} else if i.Err == nil {
+			good++
+		}
+		return true
+	}); err != nil || good != 5 || skipped != 2 {
+		t.Errorf("%d read, %d skipped, %v", good, skipped, err)
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/letterhold/letterhold/internal/durable"
 	"github.com/letterhold/letterhold/internal/pack"
@@ -171,7 +173,8 @@ func (s *Store) bytesOf(n uint32) (size int64) {
 }
 
 // Adopt makes the end of a tail the end of the store: what follows is cut, and
-// files that belong to no pack are removed. It returns how many bytes went.
+// what an interrupted commit or rewriting left is removed. Anything else is left
+// alone: it may be all that there is of something.
 func (s *Store) Adopt(t Tail) error {
 	numbers, others, err := s.packs()
 	if err != nil {
@@ -185,6 +188,9 @@ func (s *Store) Adopt(t Tail) error {
 		}
 	}
 	for _, name := range others {
+		if !s.leftover(name, t.End.Pack) {
+			continue
+		}
 		if err := s.fs.Remove(name); err != nil {
 			return err
 		}
@@ -194,6 +200,31 @@ func (s *Store) Adopt(t Tail) error {
 	}
 	s.pos = t.End
 	return nil
+}
+
+// leftover tells whether a file that belongs to no pack is what an interruption
+// left: a file that was to be renamed, data of a pack beyond the last, or of
+// another generation of a pack whose own data is there.
+func (s *Store) leftover(name string, last uint32) bool {
+	base := path.Base(name)
+	if strings.HasSuffix(base, ".tmp") {
+		return true
+	}
+	digits, ok := strings.CutSuffix(base, ".pack")
+	digits, _, _ = strings.Cut(digits, "-")
+	n, err := strconv.ParseUint(digits, 16, 32)
+	if !ok || err != nil || path.Dir(keysName(uint32(n))) != path.Dir(name) {
+		return false
+	}
+	if uint32(n) > last {
+		return true
+	}
+	h, err := s.readHead(uint32(n))
+	if err != nil {
+		return false
+	}
+	own, err := durable.Exists(s.fs, h.dataName())
+	return err == nil && own && h.dataName() != name
 }
 
 // Problem is one thing that is not as it was written.

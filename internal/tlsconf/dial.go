@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
 // Dialer opens every connection to the outside: sources, targets, identity
@@ -20,6 +22,8 @@ type Dialer struct {
 	Allow []netip.Prefix
 	// Resolve looks up a name; default is the system's resolver.
 	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
+	// Limit is how fast connections are read, all together; nil: no limit.
+	Limit *rate.Limiter
 }
 
 // Limits of connections to the outside.
@@ -72,6 +76,9 @@ func (d *Dialer) Dial(ctx context.Context, host string, port int) (net.Conn, err
 	var errs error
 	for _, a := range addrs[:min(len(addrs), maxAddrs)] {
 		c, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "tcp", netip.AddrPortFrom(a, uint16(port)).String())
+		if err == nil && d.Limit != nil {
+			return &limited{Conn: c, limit: d.Limit, closed: make(chan struct{})}, nil
+		}
 		if err == nil {
 			return c, nil
 		}
@@ -145,6 +152,18 @@ func within(a netip.Addr, ps []netip.Prefix) bool {
 
 func isNever(a netip.Addr) bool { return within(a.WithZone(""), never) && !a.IsLoopback() }
 
+// PrivateError is ErrForbidden for an address that can be allowed.
+type PrivateError struct {
+	Host string
+	Addr netip.Addr
+}
+
+func (e *PrivateError) Error() string {
+	return fmt.Sprintf("%s is %s, on this machine or in a private network: %v; if it is yours, allow it with --allow-net %s", e.Host, e.Addr, ErrForbidden, netip.PrefixFrom(e.Addr, e.Addr.BitLen()))
+}
+
+func (e *PrivateError) Unwrap() error { return ErrForbidden }
+
 func (d *Dialer) check(host string, a netip.Addr) error {
 	mapped := a.Is4In6()
 	a = a.WithZone("").Unmap()
@@ -152,7 +171,7 @@ func (d *Dialer) check(host string, a netip.Addr) error {
 	case mapped || isNever(a):
 		return fmt.Errorf("%s is %s, an address that is never connected to: %w", host, a, ErrForbidden)
 	case within(a, private) && !within(a, d.Allow):
-		return fmt.Errorf("%s is %s, on this machine or in a private network: %w; if it is yours, allow it with --allow-net %s", host, a, ErrForbidden, netip.PrefixFrom(a, a.BitLen()))
+		return &PrivateError{host, a}
 	}
 	return nil
 }

@@ -81,7 +81,7 @@ func loadPages() (*pages, error) {
 	if err != nil {
 		return nil, err
 	}
-	funcs := template.FuncMap{"asset": p.assetURL, "query": url.QueryEscape, "size": size, "day": day, "state": stateName, "clock": func(t time.Time) string { return t.Format("15:04") }, "rfc3339": func(t time.Time) string { return t.UTC().Format(time.RFC3339) }}
+	funcs := template.FuncMap{"asset": p.assetURL, "query": url.QueryEscape, "size": size, "day": day, "state": stateName, "step": stepName, "clock": func(t time.Time) string { return t.Format("15:04") }, "rfc3339": func(t time.Time) string { return t.UTC().Format(time.RFC3339) }}
 	for _, n := range names {
 		base := strings.TrimSuffix(path.Base(n), ".html")
 		if base == "layout" {
@@ -189,8 +189,10 @@ func size(n int64) string {
 		return fmt.Sprintf("%d B", n)
 	case n < 1_000_000:
 		return fmt.Sprintf("%d kB", (n+500)/1000)
+	case n < 1_000_000_000:
+		return fmt.Sprintf("%.1f MB", float64(n)/1e6)
 	}
-	return fmt.Sprintf("%.1f MB", float64(n)/1e6)
+	return fmt.Sprintf("%.1f GB", float64(n)/1e9)
 }
 
 // duration writes how long a search took.

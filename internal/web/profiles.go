@@ -10,6 +10,7 @@ import (
 	"github.com/letterhold/letterhold/internal/archive"
 	"github.com/letterhold/letterhold/internal/catalog"
 	"github.com/letterhold/letterhold/internal/ingest"
+	"github.com/letterhold/letterhold/internal/tlsconf"
 )
 
 // profilesView is what is collected, and what is being collected now.
@@ -31,7 +32,8 @@ type profileView struct {
 	Started    time.Time
 	Counts     catalog.Counts
 	Error      string
-	Rate       string // of the run under way
+	Rate, Left string // of the run under way
+	Causes     []causeView
 	Strip      []stripView
 }
 
@@ -52,7 +54,9 @@ func (w *Web) profilesPage(r *request) error {
 	}
 	live := map[int64]ingest.Progress{}
 	for _, l := range w.runner.Live() {
-		live[l.Profile] = l
+		if l.Profile != 0 {
+			live[l.Profile] = l
+		}
 	}
 	v := profilesView{Running: len(live) > 0, Notice: r.notice()}
 	for _, p := range ps {
@@ -62,9 +66,7 @@ func (w *Web) profilesPage(r *request) error {
 		}
 		if l, ok := live[p.ID]; ok {
 			x.Running, x.State, x.Started, x.Counts = true, catalog.RunRunning, l.Started, l.Counts
-			if spent := w.archive.Now().Sub(l.Started).Seconds(); spent >= 1 {
-				x.Rate = size(int64(float64(l.Bytes)/spent)) + "/s"
-			}
+			x.Causes, x.Rate, x.Left = nil, rate(l), left(l)
 		}
 		v.Profiles = append(v.Profiles, x)
 	}
@@ -86,6 +88,7 @@ func (w *Web) profile(r *request, p *ingest.Profile) (profileView, error) {
 			if n := len(rs[0].Failures); n > 0 && rs[0].State == catalog.RunFailed {
 				x.Error = rs[0].Failures[n-1].Reason
 			}
+			x.Causes = causesOf(r.lang, rs[0].Failures)
 		}
 		missed, err := v.Missed(p.ID, 10_000)
 		x.Missed = int64(len(missed))
@@ -99,8 +102,12 @@ func (r *request) notice() string {
 	switch r.URL.Query().Get("done") {
 	case "run":
 		return r.lang.T("profiles.done.run")
+	case "retry":
+		return r.lang.T("profiles.done.retry")
 	case "pause":
 		return r.lang.T("profiles.done.pause")
+	case "saved":
+		return r.lang.T("profiles.done.saved")
 	case "cancel":
 		return r.lang.T("profiles.done.cancel")
 	case "busy":
@@ -130,7 +137,24 @@ func stateName(l *speech, state string) string {
 	return l.T("profiles.state.failed")
 }
 
-// profileAction runs, pauses or cancels a profile.
+// stepName is a step of a connection in words.
+func stepName(l *speech, s tlsconf.Step) string {
+	switch s {
+	case tlsconf.StepDNS:
+		return l.T("profile.step.dns")
+	case tlsconf.StepTCP:
+		return l.T("profile.step.tcp")
+	case tlsconf.StepTLS:
+		return l.T("profile.step.tls")
+	case tlsconf.StepSignIn:
+		return l.T("profile.step.signin")
+	case tlsconf.StepFolders:
+		return l.T("profile.step.folders")
+	}
+	return l.T("profile.step.other")
+}
+
+// profileAction runs, retries, pauses or cancels a profile.
 func (w *Web) profileAction(r *request) error {
 	id, err := strconv.ParseInt(r.PathValue("id"), 10, 64)
 	if err != nil {
@@ -151,9 +175,13 @@ func (w *Web) profileAction(r *request) error {
 func (w *Web) act(r *request, p *ingest.Profile, action string) error {
 	var err error
 	switch action {
-	case "run":
+	case "run", "retry":
+		start := w.runner.Start
+		if action == "retry" {
+			start = w.runner.Retry
+		}
 		if err = w.archive.Record(archive.Act{What: "profile run by hand", Who: r.who.Name, Of: p.Name}); err == nil {
-			_, err = w.runner.Start(context.WithoutCancel(r.Context()), p, r.who.Name)
+			_, err = start(context.WithoutCancel(r.Context()), p, r.who.Name)
 		}
 	case "pause":
 		err = w.runner.Pause(p)
@@ -170,6 +198,10 @@ func (w *Web) act(r *request, p *ingest.Profile, action string) error {
 	case err != nil:
 		return err
 	}
-	http.Redirect(r.w, r.Request, "/admin/profiles?done="+action, http.StatusSeeOther)
+	to := "/admin/profiles"
+	if r.PostFormValue("from") == "jobs" {
+		to = "/admin/jobs"
+	}
+	http.Redirect(r.w, r.Request, to+"?done="+action, http.StatusSeeOther)
 	return nil
 }

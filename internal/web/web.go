@@ -12,6 +12,7 @@ package web
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -25,6 +26,7 @@ import (
 	"github.com/letterhold/letterhold/internal/ingest"
 	"github.com/letterhold/letterhold/internal/posture"
 	"github.com/letterhold/letterhold/internal/search"
+	"github.com/letterhold/letterhold/internal/upload"
 )
 
 // Web serves the pages of an archive.
@@ -36,6 +38,7 @@ type Web struct {
 	ca      []byte              // PEM of the internal CA
 	room    *semaphore.Weighted // for whole messages in memory
 	runner  *ingest.Runner
+	uploads *upload.Uploads
 	posture func(context.Context) (*posture.Report, error)
 	pages   *pages
 	handler http.Handler
@@ -47,6 +50,8 @@ type Options struct {
 	CA  []byte // certificate of the internal CA, to be downloaded
 	// Runner runs archiving profiles.
 	Runner *ingest.Runner
+	// Uploads takes files that are sent.
+	Uploads *upload.Uploads
 	// Posture looks for what is weaker than it should be.
 	Posture func(context.Context) (*posture.Report, error)
 }
@@ -57,7 +62,7 @@ func New(a *archive.Archive, s *search.Searcher, au *auth.Auth, o Options) (*Web
 	if err != nil {
 		return nil, err
 	}
-	w := &Web{archive: a, search: s, auth: au, log: o.Log, ca: o.CA, room: semaphore.NewWeighted(showRoom), runner: o.Runner, posture: o.Posture, pages: p}
+	w := &Web{archive: a, search: s, auth: au, log: o.Log, ca: o.CA, room: semaphore.NewWeighted(showRoom), runner: o.Runner, uploads: o.Uploads, posture: o.Posture, pages: p}
 	w.handler = w.routes()
 	return w, nil
 }
@@ -97,7 +102,21 @@ var table = []route{
 	{"POST /settings/password", signedIn, (*Web).changePassword},
 	{"GET /posture", administrators, (*Web).posturePage},
 	{"GET /admin/profiles", administrators, (*Web).profilesPage},
+	{"GET /admin/jobs", administrators, (*Web).jobsPage},
+	{"GET /admin/profiles/new", administrators, (*Web).newProfilePage},
+	{"POST /admin/profiles/new", administrators, (*Web).saveProfile},
+	{"GET /admin/profiles/{id}/edit", administrators, (*Web).editProfilePage},
+	{"POST /admin/profiles/{id}/edit", administrators, (*Web).saveProfile},
+	{"POST /admin/profiles/{id}/test", administrators, (*Web).testProfile},
 	{"POST /admin/profiles/{id}/{action}", administrators, (*Web).profileAction},
+	{"GET /admin/import", administrators, (*Web).importPage},
+	{"POST /admin/import", administrators, (*Web).importForm},
+	{"GET /admin/import/{run}", administrators, (*Web).importReport},
+	{"POST /admin/import/{run}/cancel", administrators, (*Web).cancelImport},
+	{"POST /admin/import/upload", administrators, (*Web).beginUpload},
+	{"GET /admin/import/upload/{id}", administrators, (*Web).uploadState},
+	{"PUT /admin/import/upload/{id}", administrators, (*Web).uploadPiece},
+	{"POST /admin/import/upload/{id}/drop", administrators, (*Web).dropUpload},
 	{"GET /m/{id}", signedIn, (*Web).messagePage},
 	{"GET /m/{id}/html", signedIn, (*Web).messageHTML},
 	{"GET /m/{id}/source", signedIn, (*Web).messageSource},
@@ -113,6 +132,8 @@ type request struct {
 	who  *auth.Who // nil: not signed in
 	lang *speech
 	held int64 // bytes of the room for messages
+	// stream is the body without the limit of forms; who reads it bounds it.
+	stream io.ReadCloser
 }
 
 const cookieName = "__Host-letterhold"
@@ -139,8 +160,8 @@ func (w *Web) ServeHTTP(rw http.ResponseWriter, r *http.Request) { w.handler.Ser
 var errNotFound = errors.New("not found")
 
 func (w *Web) serve(rt route, rw http.ResponseWriter, hr *http.Request) {
+	r := &request{Request: hr, w: rw, stream: hr.Body}
 	hr.Body = http.MaxBytesReader(rw, hr.Body, maxForm)
-	r := &request{Request: hr, w: rw}
 	defer func() { w.room.Release(r.held) }()
 	if c, err := hr.Cookie(cookieName); err == nil {
 		who, err := w.auth.Session(hr.Context(), c.Value)

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/letterhold/letterhold/internal/catalog"
+	"github.com/letterhold/letterhold/internal/ingest"
 	"github.com/letterhold/letterhold/internal/search"
 )
 
@@ -29,8 +31,15 @@ func views() map[string][]any {
 	return map[string][]any{
 		"search": {searchView{Empty: true, Exact: true}, full, searchView{Problem: "p"}, searchView{Total: 10000}}, "message": {m, &text}, "source": {sourceView{ID: "1", Text: "x"}, sourceView{Fields: []fieldView{{"a", "b"}}}},
 		"signin": {form, formView{}}, "welcome": {form}, "settings": {form, formView{}}, "unlock": {form}, "error": {errorView{404, "t", "w"}}, "help": {nil},
-		"profiles": {profilesView{}, profilesView{Running: true, Notice: "n", Profiles: []profileView{{ID: 1, Name: "n", From: "f", Mailbox: "m", Running: true, State: "running", Rate: "1", Missed: 2, Exception: true, Strip: []stripView{{"done", time.Unix(0, 0), 3}}}, {ID: 2, State: "failed", Error: "a"}, {ID: 3}}}},
-		"posture":  {postureView{}, postureView{Grade: "B", Score: 80, Verified: time.Unix(0, 0), Findings: []finding{{ID: "ID-1", State: "warning", What: "a"}, {ID: "ID-2", State: "information", Fix: "c", Escalates: time.Unix(0, 0), Accepted: "a"}}}},
+		"profiles":    {profilesView{}, profilesView{Running: true, Notice: "n", Profiles: []profileView{{ID: 1, Name: "n", From: "f", Mailbox: "m", Running: true, State: "running", Rate: "1", Missed: 2, Exception: true, Left: "1", Causes: []causeView{{2, "a", "b", "c"}}, Strip: []stripView{{"done", time.Unix(0, 0), 3}}}, {ID: 2, State: "failed", Error: "a"}, {ID: 3}}}},
+		"profile":     {profileForm{}, profileForm{ID: 1, P: ingest.Profile{Name: "n", From: "f", CA: "c", Token: "t", DeleteAfter: 3, Exception: &ingest.Exception{Kind: "cleartext", Owner: "o"}}, Everies: []option{{"0s", "x", true}}, Mailboxes: []string{"m"}, Tokens: []string{"t", "u"}, Problem: "p", Reason: "a", Chain: []ingest.Shown{{Subject: "a", Issuer: "b", Pin: "c"}, {}}, Private: "a"}},
+		"profiletest": {testView{}, testView{ID: 1, Name: "n", OK: true, Steps: []ingest.Check{{Step: "dns", OK: true, Detail: "a"}, {Step: "tls", Detail: "b"}}, Folders: []ingest.TestedFolder{{Name: "a", Messages: 3}, {Name: "b", LeftOut: "c"}}, Chain: []ingest.Shown{{Pin: "a"}}, Private: "a"}},
+		"jobs": {jobsView{}, jobsView{Runs: "1.2.", Notice: "n", Live: []jobView{{ID: 1, Profile: 1, Name: "n", Who: "w", State: "running", Live: true, Total: 9, Share: 5, Rate: "1", Left: "1", Lines: []catalog.Line{{Time: time.Unix(0, 0), Text: "x"}}}, {ID: 2, Name: "n", State: "running", Live: true, Step: "deleting"}},
+			Past: []jobView{{ID: 3, Profile: 1, State: "paused", GoesOn: true}, {ID: 4, Profile: 2, State: "partial", Ended: time.Unix(0, 0), Retry: true, Causes: []causeView{{2, "a", "b", "c"}, {1, "a", "", "c"}}}, {ID: 5, State: "running", Cut: true}}}},
+		"import": {importView{}, importView{Problem: "p", Mailbox: "m", Folder: "f", Mailboxes: []string{"a", "b"}, Limit: "5 kB", MaxFiles: 3, Hours: 2, Dropped: true, Waiting: []waitingView{{"X", "f", "m", "1 kB", "2 kB"}}, Past: []pastView{{3, "f", "done", time.Unix(0, 0)}}}},
+		"report": {reportView{}, reportView{Run: 3, State: "running", Running: true, Rate: "1"}, reportView{Running: true, Stopping: true}, reportView{State: "failed", Gone: true, Ended: time.Unix(0, 0)}, reportView{State: "failed", Stopped: "a"},
+			reportView{State: "partial", Files: "f", Into: "m", Failures: []reasonView{{"s <b>", "c"}}, Skips: []reasonView{{"w", "r"}}, MoreFailures: 1, MoreSkips: 2}},
+		"posture": {postureView{}, postureView{Grade: "B", Score: 80, Verified: time.Unix(0, 0), Findings: []finding{{ID: "ID-1", State: "warning", What: "a"}, {ID: "ID-2", State: "information", Fix: "c", Escalates: time.Unix(0, 0), Accepted: "a"}}}},
 	}
 }
 

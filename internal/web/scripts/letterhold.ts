@@ -3,7 +3,9 @@
 import { Copy } from "./copy";
 import { Keys } from "./keys";
 import { Live } from "./live";
+import { Upload } from "./upload";
 
 customElements.define("lh-copy", Copy);
 customElements.define("lh-keys", Keys);
 customElements.define("lh-live", Live);
+customElements.define("lh-upload", Upload);

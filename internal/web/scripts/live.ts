@@ -6,7 +6,7 @@ const maxRows = 500;
 
 interface Context {
 	sourceElement: Element;
-	target: Element;
+	target: Element | string; // a selector where the answer chose it
 }
 
 // say has a screen reader say what changed.
@@ -45,7 +45,7 @@ export class Live extends HTMLElement {
 	private after(ctx: Context) {
 		this.follow();
 		const kept = document.activeElement !== document.body;
-		switch (ctx.target.id) {
+		switch (typeof ctx.target === "string" ? ctx.target.slice(1) : ctx.target.id) {
 			case "more":
 				hits()[this.rows]?.focus();
 				say(document.getElementById("hits")?.dataset.loaded);
@@ -55,6 +55,10 @@ export class Live extends HTMLElement {
 				if (!document.activeElement?.checkVisibility()) document.getElementById("read")?.focus();
 				say(document.querySelector("#read h1")?.textContent);
 				break;
+			case "live":
+			case "jobs":
+			case "profiles":
+				break; // they come again by themselves: nobody is to be disturbed
 			default:
 				if (!kept) document.getElementById("main")?.focus({ preventScroll: true });
 				say(document.querySelector("main h1")?.textContent);
