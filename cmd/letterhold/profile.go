@@ -22,6 +22,8 @@ import (
 type profileFlags struct {
 	connectionFlags
 	p         ingest.Profile
+	accounts  string
+	passwords map[string]string // of accounts
 	every     time.Duration
 	folders   []string
 	exclude   []string
@@ -32,10 +34,13 @@ type profileFlags struct {
 func (x *profileFlags) register(c *cobra.Command) {
 	f := c.Flags()
 	f.StringVar(&x.p.From, "from", "", "where mail is collected: imaps://user@host:port, imap:// (with mandatory STARTTLS), pop3s://, pop3://, folder:/path")
-	f.StringVar(&x.p.Mailbox, "mailbox", "", "mailbox that the mail belongs to; made if it is missing")
+	f.StringVar(&x.p.Mailbox, "mailbox", "", "mailbox that the mail belongs to, made if it is missing; may hold {account}, {user}, {domain}")
 	f.BoolVar(&x.p.Multidrop, "multidrop", false, "the account holds everybody's mail: whose it is, is decided by the addresses of mailboxes")
 	f.StringVar(&x.password, "password-file", "", `file with the account's password, "-" for standard input; it is sealed and never shown again`)
 	f.StringVar(&x.p.Token, "token-source", "", "where a token for the account comes from, instead of a password: letterhold token add")
+	f.StringVar(&x.accounts, "accounts", "", "file (CSV) with several accounts of the server; its first line is account,mailbox,password, the last two as needed; passwords are sealed")
+	f.StringVar(&x.p.LoginAs, "login-as", "", "open accounts with the password of an administrator: master (account*admin), authzid (SASL) or proxyauth; needs --admin")
+	f.StringVar(&x.p.Admin, "admin", "", "the administrator of --login-as")
 	f.DurationVar(&x.every, "every", 0, "collect again after this time: 5m or more; without it, by hand")
 	f.StringVar(&x.p.At, "at", "", `collect daily ("02:30") or weekly ("Mon 02:30")`)
 	f.BoolVar(&x.p.Idle, "idle", false, "collect as soon as the IMAP server tells of new mail in INBOX, or in the only one of --folders; besides --every or --at")
@@ -55,7 +60,7 @@ func (x *profileFlags) apply(e *env, c *cobra.Command, p *ingest.Profile, now ti
 	given := c.Flags().Changed
 	for name, set := range map[string]func(){
 		"from": func() { p.From = x.p.From }, "mailbox": func() { p.Mailbox = x.p.Mailbox }, "multidrop": func() { p.Multidrop = x.p.Multidrop }, "every": func() { p.Every = ingest.Duration(x.every) },
-		"at": func() { p.At = x.p.At }, "idle": func() { p.Idle = x.p.Idle }, "window": func() { p.Window = x.p.Window }, "folders": func() { p.Include = x.folders }, "exclude": func() { p.Exclude = x.exclude },
+		"at": func() { p.At = x.p.At }, "idle": func() { p.Idle = x.p.Idle }, "login-as": func() { p.LoginAs = x.p.LoginAs }, "admin": func() { p.Admin = x.p.Admin }, "window": func() { p.Window = x.p.Window }, "folders": func() { p.Include = x.folders }, "exclude": func() { p.Exclude = x.exclude },
 		"target": func() { p.Target = x.p.Target }, "delete-after": func() { p.DeleteAfter = x.p.DeleteAfter }, "connections": func() { p.Connections = x.p.Connections }, "token-source": func() { p.Token = x.p.Token }, "disabled": func() { p.Enabled = !x.disabled },
 	} {
 		if given(name) {
@@ -69,10 +74,32 @@ func (x *profileFlags) apply(e *env, c *cobra.Command, p *ingest.Profile, now ti
 		}
 		p.Bandwidth = n
 	}
+	if given("accounts") {
+		if err := x.readAccounts(e, p); err != nil {
+			return err
+		}
+	}
 	to := p.Connection()
 	err := x.connectionFlags.apply(e, c, &to, now)
 	p.SetConnection(to)
 	return err
+}
+
+func (x *profileFlags) readAccounts(e *env, p *ingest.Profile) error {
+	if x.accounts == "" {
+		p.Accounts, x.passwords = nil, map[string]string{}
+		return nil
+	}
+	f, err := os.Open(e.path(x.accounts))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	p.Accounts, x.passwords, err = ingest.ReadAccounts(f)
+	if err != nil {
+		return usageError{err}
+	}
+	return nil
 }
 
 // secretFile reads a password: one line, of a file or standard input.
@@ -150,7 +177,7 @@ the first byte, else with STARTTLS, by IMAP, else by POP3.`,
 				x.p.Mailbox = delivery.Unassigned
 				c.Flags().Set("mailbox", delivery.Unassigned)
 			}
-			if x.p.From == "" || x.p.Mailbox == "" {
+			if x.p.From == "" || x.p.Mailbox == "" && x.accounts == "" {
 				return usage("profile add: --from URL and --mailbox NAME are needed")
 			}
 			password, err := e.secretFile(x.password)
@@ -168,7 +195,7 @@ the first byte, else with STARTTLS, by IMAP, else by POP3.`,
 				if err := p.Check(o.Archive.Now()); err != nil {
 					return usageError{err}
 				}
-				if err := ingest.Save(o.Archive, p, password, keyOwner); err != nil {
+				if err := ingest.SaveWith(o.Archive, p, ingest.Secrets{Password: password, Accounts: x.passwords}, keyOwner); err != nil {
 					return err
 				}
 				e.printf("profile %s added; try it with: letterhold profile test %q\n", p.Name, p.Name)
@@ -225,7 +252,7 @@ func profileEdit(e *env) *cobra.Command {
 				if err := p.Check(o.Archive.Now()); err != nil {
 					return usageError{err}
 				}
-				if err := ingest.Save(o.Archive, p, password, keyOwner); err != nil {
+				if err := ingest.SaveWith(o.Archive, p, ingest.Secrets{Password: password, Accounts: x.passwords}, keyOwner); err != nil {
 					return err
 				}
 				e.printf("profile %s changed\n", p.Name)
@@ -268,7 +295,11 @@ func profileList(e *env) *cobra.Command {
 					if p.Running {
 						last = "running"
 					}
-					e.printf("%-20s %s -> %s  (%s)\n", p.Name, p.From, p.Mailbox, last)
+					from := p.From
+					if n := len(p.Accounts); n > 0 {
+						from += fmt.Sprintf(" (%d accounts)", n)
+					}
+					e.printf("%-20s %s -> %s  (%s)\n", p.Name, from, p.Mailbox, last)
 				}
 				return nil
 			})

@@ -40,7 +40,7 @@ func (t Tx) SetProfile(p Profile) error {
 	return t.c.run(`UPDATE profiles SET name = ?, spec = ?, enabled = ? WHERE id = ?`, p.Name, string(p.Spec), p.Enabled, p.ID)
 }
 
-// RemoveProfile removes a profile with its secret, marks and open failures; its
+// RemoveProfile removes a profile with its secrets, marks and open failures; its
 // runs stay.
 func (t Tx) RemoveProfile(id int64) error {
 	for _, q := range []string{`DELETE FROM profiles WHERE id = ?`, `DELETE FROM marks WHERE profile = ?`, `DELETE FROM missed WHERE profile = ?`} {
@@ -48,11 +48,15 @@ func (t Tx) RemoveProfile(id int64) error {
 			return err
 		}
 	}
-	return t.c.run(`DELETE FROM secrets WHERE name = ?`, ProfileSecret(id))
+	return t.c.run(`DELETE FROM secrets WHERE name IN (?, ?)`, ProfileSecret(id), AccountsSecret(id))
 }
 
 // ProfileSecret is the name of a profile's secret.
 func ProfileSecret(id int64) string { return fmt.Sprintf("profile %d", id) }
+
+// AccountsSecret is the name of the secret with the passwords of a profile's
+// accounts.
+func AccountsSecret(id int64) string { return ProfileSecret(id) + " accounts" }
 
 func (v View) profiles(where string, args ...any) (out []Profile, err error) {
 	err = v.c.query(`SELECT id, kind, name, spec, enabled, created FROM profiles `+where, func(s *sqlite3.Stmt) error {

@@ -25,6 +25,9 @@ type Credential struct {
 	As string
 	// Proxy opens As with PROXYAUTH after signing in.
 	Proxy bool
+	// Plain prefers SASL PLAIN, for administrators: in SCRAM, Dovecot refuses
+	// whoever signs in for somebody else.
+	Plain bool
 }
 
 // String implements fmt.Stringer.
@@ -63,10 +66,12 @@ func (c *Client) signIn(cr Credential) error {
 	switch {
 	case cr.Token != "":
 		err = c.token(cr)
+	case cr.Plain && c.Has("AUTH=PLAIN"):
+		err = c.plain(cr)
 	case c.Has("AUTH=SCRAM-SHA-256") || c.Has("AUTH=SCRAM-SHA-256-PLUS") && c.secure:
 		err = c.scram(cr)
 	case c.Has("AUTH=PLAIN"):
-		err = c.authenticate("PLAIN", cr.authorization()+"\x00"+cr.User+"\x00"+cr.Password)
+		err = c.plain(cr)
 	case cr.authorization() != "":
 		return errors.New("the server offers no way to sign in for somebody else (SASL PLAIN or SCRAM)")
 	case c.Has("AUTH=LOGIN"):
@@ -106,6 +111,11 @@ func (cr Credential) authorization() string {
 		return ""
 	}
 	return cr.As
+}
+
+// plain signs in with RFC 4616.
+func (c *Client) plain(cr Credential) error {
+	return c.authenticate("PLAIN", cr.authorization()+"\x00"+cr.User+"\x00"+cr.Password)
 }
 
 func saslName(s string) string {

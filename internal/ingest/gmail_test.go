@@ -167,3 +167,24 @@ func TestGmailOverQuota(t *testing.T) {
 		})
 	}
 }
+
+// A server that ends connections over messages, while labels are followed, is
+// passed in the end; nothing is counted twice.
+func TestGmailBreaks(t *testing.T) {
+	w, p, g, _ := startGmail(t, nil)
+	var uids []uint32
+	for i := range 5 {
+		uids = append(uids, g.Add(crlf(mail(i)), `\Inbox`))
+	}
+	w.want(t, w.run(t, p), catalog.RunDone, 5, 0, 0)
+	for _, u := range uids {
+		g.Change(u, "", `\Inbox`, "later")
+	}
+	for i := range 5 {
+		g.Add(crlf(mail(10+i)), `\Inbox`)
+	}
+	g.Break(7)
+	w.want(t, w.run(t, p), catalog.RunPartial, 2, 5, 3)
+	g.Break(-1)
+	w.want(t, w.run(t, p), catalog.RunDone, 3, 0, 0)
+}

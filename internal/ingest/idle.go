@@ -110,6 +110,9 @@ func (p *Profile) checkIdle(e endpoint) error {
 	if !strings.HasPrefix(e.scheme, "imap") {
 		return fmt.Errorf("idle: %s tells of no new mail; only IMAP does", e.scheme)
 	}
+	if len(p.Accounts) > 0 {
+		return errors.New("idle: a connection is kept for one account, not for several")
+	}
 	f := source.Filter{Include: p.Include, Exclude: p.Exclude}
 	if name, ok := f.Watched(); !ok {
 		return fmt.Errorf("idle: new mail is waited for in %s or in the only folder that is included; here %[1]s is left out", name)

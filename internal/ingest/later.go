@@ -10,6 +10,7 @@ import (
 	"github.com/letterhold/letterhold/internal/extract"
 	"github.com/letterhold/letterhold/internal/imapclient"
 	"github.com/letterhold/letterhold/internal/message"
+	"github.com/letterhold/letterhold/internal/source"
 )
 
 // laterAfter is how long a run waits when the source wants to be asked later.
@@ -27,6 +28,19 @@ func goesOn(run *catalog.Run, s schedule, now time.Time) bool {
 // unfinished tells whether the next run goes on with this one.
 func unfinished(run *catalog.Run) bool {
 	return slices.Contains([]string{catalog.RunRunning, catalog.RunPaused, catalog.RunWaiting}, run.State)
+}
+
+// letKnow tells IMAP accounts what the archive has of their mailboxes.
+func (r *Runner) letKnow(ctx context.Context, src source.Source, account string, of func(account string) (mailbox int64, folder func(string) string)) {
+	switch s := src.(type) {
+	case *source.IMAP:
+		mailbox, folder := of(account)
+		s.Known = r.known(ctx, mailbox, folder)
+	case source.Accounts:
+		for _, a := range s {
+			r.letKnow(ctx, a.Source, a.Name, of)
+		}
+	}
 }
 
 // known returns what tells whether a message, by its Message-ID field and size,

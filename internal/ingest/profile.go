@@ -30,8 +30,8 @@ type Profile struct {
 	Enabled bool      `json:"-"`
 	Created time.Time `json:"-"`
 
-	From    string `json:"from"` // URL without a password
-	Mailbox string `json:"mailbox"`
+	From    string `json:"from"`    // URL without a password
+	Mailbox string `json:"mailbox"` // may hold {account}, {user} and {domain}
 	// Multidrop: the account holds everybody's mail, which is assigned by the
 	// addresses of mailboxes; Mailbox gets what belongs to nobody.
 	Multidrop bool `json:"multidrop,omitempty"`
@@ -39,6 +39,10 @@ type Profile struct {
 	Include []string `json:"include,omitempty"` // folders; empty: all but spam, trash and drafts
 	Exclude []string `json:"exclude,omitempty"`
 	Target  string   `json:"target,omitempty"` // pattern of folders in the archive; default {folder}
+
+	Accounts []Account `json:"accounts,omitempty"` // several of the server, each into its mailbox
+	LoginAs  string    `json:"login_as,omitempty"` // how they are opened with the password of Admin
+	Admin    string    `json:"admin,omitempty"`
 
 	Every  Duration `json:"every,omitempty"` // 0: by hand
 	At     string   `json:"at,omitempty"`    // daily "02:30", or weekly "Mon 02:30"
@@ -99,11 +103,11 @@ func (p *Profile) Check(now time.Time) error {
 	if err := catalog.CheckName(p.Name); err != nil {
 		return fmt.Errorf("profile: %w", err)
 	}
-	if err := catalog.CheckName(p.Mailbox); err != nil {
-		return fmt.Errorf("mailbox: %w", err)
-	}
 	e, err := p.endpoint()
 	if err != nil {
+		return err
+	}
+	if err := p.checkAccounts(e); err != nil {
 		return err
 	}
 	if err := p.timing().Check(); err != nil {
@@ -194,7 +198,9 @@ func (p *Profile) endpoint() (e endpoint, err error) {
 		return e, fmt.Errorf("source %q: it begins with imaps://, imap://, pop3s://, pop3:// or folder:/", u.Scheme)
 	case u.Hostname() == "":
 		return e, fmt.Errorf("source: the host is missing; it is written like %s://user@host:%d", u.Scheme, s.port)
-	case u.User == nil || u.User.Username() == "":
+	case len(p.Accounts) > 0 && u.User != nil:
+		return e, fmt.Errorf("source: with several accounts it is written like %s://host:%d", u.Scheme, s.port)
+	case len(p.Accounts) == 0 && (u.User == nil || u.User.Username() == ""):
 		return e, fmt.Errorf("source: the account is missing; it is written like %s://user@host:%d", u.Scheme, s.port)
 	}
 	if _, set := u.User.Password(); set {
@@ -233,34 +239,32 @@ func (p *Profile) open(a *archive.Archive, r *Runner, missed []catalog.Missed, n
 		return nil, err
 	}
 	o.Dialer.Limit = tlsconf.NewLimit(p.Bandwidth)
-	var retry []source.Ref
-	for _, m := range missed {
-		if m.Tries < maxTries {
-			retry = append(retry, source.Ref{Folder: m.Folder, Validity: m.Validity, UID: m.UID, UIDL: m.UIDL, Size: m.Size})
+	one := func(account string, missed []catalog.Missed) source.Source {
+		var retry []source.Ref
+		for _, m := range missed {
+			if m.Tries < maxTries {
+				retry = append(retry, source.Ref{Folder: m.Folder, Validity: m.Validity, UID: m.UID, UIDL: m.UIDL, Size: m.Size})
+			}
 		}
+		note, total := note, total
+		if len(p.Accounts) > 0 {
+			all := note
+			note = func(format string, args ...any) { all("%s: "+format, append([]any{account}, args...)...) }
+			total = nil // each account tells its own
+		}
+		if strings.HasPrefix(e.scheme, "pop3") {
+			return &source.POP3{Options: o, Credential: r.credential(p, account), Retry: retry, Note: note, Total: total, Patience: r.Patience}
+		}
+		return &source.IMAP{Options: o, Credential: r.credential(p, account), Filter: source.Filter{Include: p.Include, Exclude: p.Exclude}, Retry: retry, Note: note, Total: total, Patience: r.Patience, Connections: p.Connections}
 	}
-	if strings.HasPrefix(e.scheme, "pop3") {
-		return &source.POP3{Options: o, Credential: r.credential(p, e), Retry: retry, Note: note, Total: total, Patience: r.Patience}, nil
+	if len(p.Accounts) > 0 {
+		return openAccounts(p.accounts(e), missed, one), nil
 	}
-	return &source.IMAP{Options: o, Credential: r.credential(p, e), Filter: source.Filter{Include: p.Include, Exclude: p.Exclude}, Retry: retry, Note: note, Total: total, Patience: r.Patience, Connections: p.Connections}, nil
+	return one(e.user, missed), nil
 }
 
 // maxTries is how often a message that fails is tried by itself.
 const maxTries = 5
-
-// folder is where a message goes in the archive: the pattern with {folder},
-// {account}, {user} and {domain} replaced.
-func (p *Profile) folder(name string) string {
-	if p.Target == "" {
-		return name
-	}
-	e, _ := p.endpoint()
-	user, domain, _ := strings.Cut(e.user, "@")
-	if domain == "" {
-		domain = e.host
-	}
-	return strings.Trim(strings.NewReplacer("{folder}", name, "{account}", e.user, "{user}", user, "{domain}", domain, "{mailbox}", p.Mailbox).Replace(p.Target), "/")
-}
 
 // decode reads a profile as the catalog has it.
 func decode(c *catalog.Profile) (*Profile, error) {
@@ -317,6 +321,14 @@ func Load(ctx context.Context, a *archive.Archive, name string) (*Profile, error
 // Save stores a profile, a new one if it has no id. A password of nil stays as
 // it is. An exception is an act of its own, with who answers for it.
 func Save(a *archive.Archive, p *Profile, password []byte, who string) error {
+	return SaveWith(a, p, Secrets{Password: password}, who)
+}
+
+// SaveWith is Save with the passwords of accounts.
+func SaveWith(a *archive.Archive, p *Profile, secrets Secrets, who string) error {
+	if len(secrets.Accounts) > 0 && p.LoginAs != "" {
+		return errors.New("accounts: they are opened with the administrator's password; those in the file would not be used")
+	}
 	if err := p.Check(a.Now()); err != nil {
 		return err
 	}
@@ -343,11 +355,10 @@ func Save(a *archive.Archive, p *Profile, password []byte, who string) error {
 		} else {
 			err = t.SetProfile(c)
 		}
-		if err != nil || password == nil {
+		if err != nil {
 			return err
 		}
-		name := catalog.ProfileSecret(p.ID)
-		return t.SetSecret(name, seal.SealBox(key, []byte(name), password))
+		return secrets.store(t, key, p.ID)
 	})
 }
 

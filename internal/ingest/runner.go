@@ -276,17 +276,22 @@ func (r *Runner) run(ctx context.Context, l *live, p *Profile, who string) (*Out
 		lines = append(lines, catalog.Line{Time: r.a.Now(), Text: fmt.Sprintf(format, args...)})
 	}
 	whole := context.WithoutCancel(ctx) // what is stored is stored, however soon the run is stopped
-	mailbox, err := r.a.Mailbox(whole, p.Mailbox, who)
+	e, err := p.endpoint()
+	if err != nil {
+		return nil, err
+	}
+	mailboxes, err := r.mailboxes(whole, p, e, who)
 	if err != nil {
 		return nil, err
 	}
 	in.from = func(i *source.Item) (archive.Provenance, string) {
 		if p.Multidrop {
-			return r.multidrop(ctx, p, mailbox, i), ""
+			return r.multidrop(ctx, p, mailboxes[e.user], i), ""
 		}
-		from := archive.Provenance{Mailbox: mailbox, Folder: p.folder(i.Folder), Source: p.Name, Where: i.Where, Flags: i.Flags, Internal: i.Internal}
+		account := cmp.Or(i.Account, e.user)
+		from := archive.Provenance{Mailbox: mailboxes[account], Folder: p.folderOf(e, account, i.Folder), Source: p.Name, Where: i.Where, Flags: i.Flags, Internal: i.Internal}
 		for _, label := range i.Labels {
-			from.Labels = append(from.Labels, p.folder(label))
+			from.Labels = append(from.Labels, p.folderOf(e, account, label))
 		}
 		return from, ""
 	}
@@ -306,8 +311,10 @@ func (r *Runner) run(ctx context.Context, l *live, p *Profile, who string) (*Out
 		if err != nil {
 			return err
 		}
-		if s, ok := src.(*source.IMAP); ok && !p.Multidrop {
-			s.Known = r.known(ctx, mailbox, p.folder)
+		if !p.Multidrop {
+			r.letKnow(ctx, src, e.user, func(account string) (int64, func(string) string) {
+				return mailboxes[account], func(name string) string { return p.folderOf(e, account, name) }
+			})
 		}
 		return in.work(ctx, src, marks)
 	}
@@ -438,14 +445,17 @@ func (r *Runner) end(ctx context.Context, in *intake, p *Profile, cause error, t
 }
 
 // credential returns what opens the account of a profile.
-func (r *Runner) credential(p *Profile, e endpoint) func(context.Context) (imapclient.Credential, error) {
+func (r *Runner) credential(p *Profile, account string) func(context.Context) (imapclient.Credential, error) {
 	if p.Token != "" {
 		return func(ctx context.Context) (imapclient.Credential, error) {
-			t, err := r.Token(ctx, p.Token, e.user)
-			return imapclient.Credential{User: e.user, Token: t.Access}, err
+			t, err := r.Token(ctx, p.Token, account)
+			return imapclient.Credential{User: account, Token: t.Access}, err
 		}
 	}
 	return func(ctx context.Context) (imapclient.Credential, error) {
+		if own, ok, err := r.ownPassword(ctx, p, account); ok || err != nil {
+			return p.signIn(account, own), err
+		}
 		name := catalog.ProfileSecret(p.ID)
 		var box []byte
 		err := r.a.State().View(ctx, func(v catalog.View) (err error) {
@@ -459,7 +469,7 @@ func (r *Runner) credential(p *Profile, e endpoint) func(context.Context) (imapc
 			return imapclient.Credential{}, err
 		}
 		password, err := seal.OpenBox(r.a.Key(seal.PurposeSecret).Key, []byte(name), box)
-		return imapclient.Credential{User: e.user, Password: string(password)}, err
+		return p.signIn(account, string(password)), err
 	}
 }
 
@@ -509,6 +519,8 @@ func (r *Runner) Test(ctx context.Context, p *Profile) (*Tested, error) {
 		return t, testIMAP(ctx, t, e, s)
 	case *source.POP3:
 		return t, testPOP3(ctx, t, e, s)
+	case source.Accounts:
+		return t, testAccounts(ctx, t, e, s)
 	}
 	return t, testFolder(t, e)
 }

@@ -26,6 +26,7 @@ type Gmail struct {
 	bodies   map[string]int // that were sent, by folder and UID
 	left     int            // bodies until the limit; -1: none
 	bye      bool           // the limit ends the connection
+	mute     bool           // and says nothing
 }
 
 type gmailMessage struct {
@@ -90,6 +91,13 @@ func (g *Gmail) Limit(bodies int, bye bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.left, g.bye = bodies, bye
+}
+
+// Break ends connections without a word after so many more bodies; -1 is never.
+func (g *Gmail) Break(bodies int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.left, g.mute = bodies, bodies >= 0
 }
 
 // Bodies returns how often each message was sent, by folder and UID, and forgets
@@ -244,6 +252,9 @@ func (s *gmailSession) fetch(rest string) (status string, goOn bool) {
 		}
 		if strings.Contains(items, "BODY.PEEK[]") {
 			if s.g.left == 0 {
+				if s.g.mute {
+					return "", false
+				}
 				if s.g.bye {
 					s.say("* BYE [OVERQUOTA] %s", gmailOver)
 					return "", false

@@ -42,7 +42,7 @@ const (
 // and messages read as in a walk, that is, read only; a folder is opened for
 // changes once there is something to delete in it.
 func (s *IMAP) Clear(ctx context.Context, c *Clearing) error {
-	w := &imapWalk{IMAP: s, ctx: ctx, limit: window, strikes: map[string]int{}}
+	w := &imapWalk{IMAP: s, ctx: ctx, limit: window, strikes: map[string]int{}, done: map[string]bool{}}
 	defer w.close()
 	var folders []imapclient.Folder
 	if err := w.patiently(func() (err error) {

@@ -81,7 +81,7 @@ func (w *imapWalk) relabel(f *imapclient.Folder, p place, st imapclient.Status) 
 	var uids []uint32
 	err := w.c.Changed(p.last, max(p.modseq, 1), func(m *imapclient.Message) error {
 		folders, why := w.labels(f, m.Labels)
-		if why == "" && !w.Known(m.Header, m.Size, folders) {
+		if why == "" && !w.done[w.strike(m.UID)] && !w.Known(m.Header, m.Size, folders) {
 			uids = append(uids, m.UID)
 		}
 		return nil

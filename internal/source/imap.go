@@ -125,13 +125,14 @@ type imapWalk struct {
 	asking  []uint32 // what was asked for last
 	limit   int      // how many are asked for at a time
 	strikes map[string]int
+	done    map[string]bool // asked for again, and yielded
 
 	known map[string]imapclient.Status // of folders, when the walk began; only read
 }
 
 // Walk yields the messages that are new since the marks.
 func (s *IMAP) Walk(ctx context.Context, marks Marks, yield func(Item) bool) error {
-	w := &imapWalk{IMAP: s, ctx: ctx, marks: marks, yield: yield, limit: window, strikes: map[string]int{}}
+	w := &imapWalk{IMAP: s, ctx: ctx, marks: marks, yield: yield, limit: window, strikes: map[string]int{}, done: map[string]bool{}}
 	defer w.close()
 	var folders []imapclient.Folder
 	if err := w.patiently(func() (err error) {
@@ -215,7 +216,7 @@ func (w *imapWalk) walkAll(folders []imapclient.Folder) error {
 		return !stopped
 	}
 	for n := range min(w.Connections, len(folders)) {
-		x := &imapWalk{IMAP: w.IMAP, ctx: ctx, marks: maps.Clone(w.marks), yield: yield, limit: window, strikes: map[string]int{}, known: w.known, all: w.all}
+		x := &imapWalk{IMAP: w.IMAP, ctx: ctx, marks: maps.Clone(w.marks), yield: yield, limit: window, strikes: map[string]int{}, done: map[string]bool{}, known: w.known, all: w.all}
 		if n == 0 {
 			x.c, w.c = w.c, nil
 		}
@@ -418,6 +419,9 @@ func (w *imapWalk) folder(f *imapclient.Folder) error {
 	}
 	p = parsePlace(w.marks[f.Name]) // as far as it came, should it be a second try
 	p.validity = st.UIDValidity
+	if w.all == f.Name {
+		p.modseq = st.ModSeq // the labels of all before are as they are
+	}
 	var uids []uint32
 	if st.Exists > 0 {
 		if uids, err = w.c.UIDs(p.last + 1); err != nil {
@@ -476,6 +480,9 @@ func (w *imapWalk) emit(i Item) error {
 		return errStop
 	}
 	w.moved = true
+	if i.Again {
+		w.done[w.strike(i.Ref.UID)] = true
+	}
 	if i.Mark.Key != "" {
 		w.marks[i.Mark.Key] = i.Mark.Value
 	}
@@ -484,6 +491,9 @@ func (w *imapWalk) emit(i Item) error {
 
 // fetch yields messages by UID, window by window.
 func (w *imapWalk) fetch(f *imapclient.Folder, p place, uids []uint32, again bool) error {
+	if again { // there is no mark to tell that a broken connection came behind it
+		uids = slices.DeleteFunc(slices.Clone(uids), func(u uint32) bool { return w.done[w.strike(u)] })
+	}
 	for len(uids) > 0 {
 		n := min(w.limit, len(uids))
 		if err := w.window(f, p, uids[:n], again); err != nil {

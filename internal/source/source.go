@@ -36,6 +36,7 @@ import (
 // something that failed.
 type Item struct {
 	Raw      []byte
+	Account  string // of several; "" if there is one
 	Folder   string
 	Where    string // path, with "!entry" in an archive and "@offset" in an mbox
 	Flags    string
