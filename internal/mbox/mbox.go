@@ -70,13 +70,30 @@ type Message struct {
 	Date      time.Time // of the separator; zero if it has none
 }
 
-// maxMisses is how many wrong lengths are met before none is believed: reading
-// as far as one claims, and back, costs memory and time.
-const maxMisses = 3
+// maxWasted is how much is read in vain as far as wrong lengths claim, in bytes,
+// beyond twice what has been read: the time for a file stays in proportion.
+const maxWasted = 64 << 20
+
+// pushback is a reader to which bytes can be given back.
+type pushback struct {
+	pending []byte
+	r       io.Reader
+}
+
+func (p *pushback) Read(b []byte) (int, error) {
+	if len(p.pending) == 0 {
+		p.pending = nil
+		return p.r.Read(b)
+	}
+	n := copy(b, p.pending)
+	p.pending = p.pending[n:]
+	return n, nil
+}
 
 // Reader reads messages one after the other.
 type Reader struct {
-	r       *bufio.Reader
+	r       *bufio.Reader // of src
+	src     *pushback
 	dialect Dialect
 	limit   int
 	offset  int64
@@ -85,15 +102,16 @@ type Reader struct {
 	count   int
 	begun   bool
 	done    bool
-	misses  int  // lengths that were wrong
-	odd     bool // separators have no dates, or dates of their own
-	ours    bool // Writer wrote it: behind each message stands an empty line
+	wasted  int64 // read as far as wrong lengths claim
+	odd     bool  // separators have no dates, or dates of their own
+	ours    bool  // Writer wrote it: behind each message stands an empty line
 }
 
 // NewReader reads from r, which must begin with a separator line. limit is the
 // largest message in bytes.
 func NewReader(r io.Reader, d Dialect, limit int) *Reader {
-	return &Reader{r: bufio.NewReaderSize(r, 256<<10), dialect: d, limit: limit}
+	src := &pushback{r: r}
+	return &Reader{r: bufio.NewReaderSize(src, 256<<10), src: src, dialect: d, limit: limit}
 }
 
 // NewReaderAt reads from the message whose separator line is at an offset on:
@@ -109,7 +127,8 @@ func NewReaderAt(f io.ReadSeeker, d Dialect, limit int, offset int64) (*Reader, 
 	if offset > r.at {
 		r.count = 1 // the message at the offset is not the only one
 	}
-	r.r.Reset(f)
+	r.src.pending = nil
+	r.r.Reset(r.src)
 	r.at, r.offset = offset, offset
 	line, err := r.readLine(nil)
 	if err != nil && err != io.EOF {
@@ -266,12 +285,12 @@ func (r *Reader) body(m *Message) error {
 		}
 		if inHeader && len(bytes.TrimRight(line, "\r\n")) == 0 && len(line) > 0 {
 			inHeader = false
-			if length >= 0 && length <= r.limit && r.misses < maxMisses && r.dialect != O && r.dialect != RD {
+			if length >= 0 && length <= r.limit && r.wasted < maxWasted+2*r.offset && r.dialect != O && r.dialect != RD {
 				if whole, ok := r.counted(b, length); ok {
 					m.Raw = whole
 					return nil
 				}
-				r.misses++
+				r.wasted += int64(length)
 			}
 		}
 		if len(line) > 0 && r.separates(line, b[:start], inHeader) {
@@ -356,8 +375,11 @@ func (r *Reader) counted(head []byte, length int) ([]byte, bool) {
 	return nil, false
 }
 
+// unread gives bytes back, to be read before what follows.
 func (r *Reader) unread(b []byte) {
-	r.r = bufio.NewReaderSize(io.MultiReader(bytes.NewReader(b), r.r), 256<<10)
+	buffered, _ := r.r.Peek(r.r.Buffered())
+	r.src.pending = slices.Concat(b, buffered, r.src.pending)
+	r.r.Reset(r.src)
 }
 
 func contentLength(line []byte, have int) int {
