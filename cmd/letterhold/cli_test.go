@@ -27,6 +27,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/letterhold/letterhold/internal/mailtest"
+	"github.com/letterhold/letterhold/internal/mailtest/corpus"
 )
 
 func TestMain(m *testing.M) {
@@ -56,18 +57,9 @@ func ok(t testing.TB, dir string, args ...string) string {
 	return out
 }
 
-func corpus(t testing.TB) string {
-	t.Helper()
-	c := os.Getenv("LETTERHOLD_CORPUS")
-	if c == "" {
-		t.Skip("LETTERHOLD_CORPUS names no corpus")
-	}
-	return c
-}
-
 // Every list mail comes out with the git blob id that its file name says.
 func TestCorpusLists(t *testing.T) {
-	c := corpus(t)
+	c := corpus.Dir(t)
 	dir := t.TempDir()
 	ok(t, dir, "init", "a", "--json")
 	lists, err := filepath.Glob(filepath.Join(c, "*.*.*"))
@@ -141,7 +133,7 @@ func readAll(t testing.TB, dir string, fn func(name string, b []byte)) {
 // The suites of hard messages: whatever was archived comes out as it is in the
 // file it came from.
 func TestCorpusSuites(t *testing.T) {
-	c := corpus(t)
+	c := corpus.Dir(t)
 	dir := t.TempDir()
 	ok(t, dir, "init", "a", "--json")
 	out, errs, code := lh(t, dir, "import", "--mailbox", "m", "--json", filepath.Join(c, "mime"), filepath.Join(c, "journal"), filepath.Join(c, "spamassassin"))

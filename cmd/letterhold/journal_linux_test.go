@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/letterhold/letterhold/internal/mailtest"
+	"github.com/letterhold/letterhold/internal/mailtest/corpus"
 )
 
 // journaling is a server that receives journals.
@@ -218,14 +219,11 @@ func TestJournalReports(t *testing.T) {
 
 // The corpus' reports arrive as expected: recipients, and originals to the byte.
 func TestJournalCorpus(t *testing.T) {
-	corpus := os.Getenv("LETTERHOLD_CORPUS")
-	if corpus == "" {
-		t.Skip("LETTERHOLD_CORPUS names no corpora")
-	}
+	real := corpus.Dir(t)
 	j := startJournaling(t, "--journal", "127.0.0.1:0", "--journal-allow", "127.0.0.1")
 	n := 0
 	for _, dir := range []string{"o365", "synthetic"} {
-		dir = filepath.Join(corpus, "journal", dir)
+		dir = filepath.Join(real, "journal", dir)
 		b, err := os.ReadFile(filepath.Join(dir, "expected.json"))
 		if os.IsNotExist(err) {
 			continue

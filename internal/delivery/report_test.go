@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/letterhold/letterhold/internal/mailtest/corpus"
 )
 
 func report(text, carried string) string {
@@ -54,13 +56,10 @@ func TestReport(t *testing.T) {
 // The reports of the corpus give the recipients and originals that belong to
 // them.
 func TestCorpus(t *testing.T) {
-	corpus := os.Getenv("LETTERHOLD_CORPUS")
-	if corpus == "" {
-		t.Skip("LETTERHOLD_CORPUS names no corpora")
-	}
+	real := corpus.Dir(t)
 	n := 0
 	for _, dir := range []string{"o365", "synthetic"} {
-		dir = filepath.Join(corpus, "journal", dir)
+		dir = filepath.Join(real, "journal", dir)
 		b, err := os.ReadFile(filepath.Join(dir, "expected.json"))
 		if os.IsNotExist(err) {
 			continue

@@ -1,11 +1,11 @@
 package extract
 
 import (
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/letterhold/letterhold/internal/mailtest/corpus"
 	"github.com/letterhold/letterhold/internal/message"
 )
 
@@ -32,7 +32,7 @@ var damaged = map[string]string{
 
 // Every text of the suites is decoded, whatever its charset is called.
 func TestCharsetsOfSuites(t *testing.T) {
-	c := os.Getenv("LETTERHOLD_CORPUS")
+	c := corpus.Dir(t)
 	texts, unknown, broken := 0, map[string]int{}, map[string]int{}
 	for _, suite := range []string{"cpython", "enmime", "mime4j", "mimekit", "mox", "nodemailer-mailparser", "ruby-mail", "sisimai", "stalwart-mail-parser", "../spamassassin"} {
 		for _, f := range files(t, mimeSuite(t, suite), func(n string) bool {

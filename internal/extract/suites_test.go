@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/letterhold/letterhold/internal/mailtest/corpus"
 	"github.com/letterhold/letterhold/internal/mbox"
 	"github.com/letterhold/letterhold/internal/message"
 )
@@ -28,16 +29,9 @@ import (
 // mimeSuite returns the folder of a suite.
 func mimeSuite(t *testing.T, name string) string {
 	t.Helper()
-	c := os.Getenv("LETTERHOLD_CORPUS")
-	if c == "" {
-		t.Skip("LETTERHOLD_CORPUS names no corpus")
-	}
-	dir := filepath.Join(c, "mime", name)
+	dir := filepath.Join(corpus.Dir(t), "mime", name)
 	if _, err := os.Stat(dir); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("suite %s: %v", name, err)
-		}
-		t.Skipf("suite %s: %v", name, err)
+		corpus.Lacking(t, err)
 	}
 	return dir
 }

@@ -32,14 +32,14 @@ func crlf(raw []byte) []byte { return bytes.ReplaceAll(raw, []byte("\n"), []byte
 
 func TestCollectFromCyrus(t *testing.T) {
 	w, p, c, k := startCyrus(t)
-	for _, name := range []string{"INBOX.work", "INBOX.work.old", "INBOX.Gr&APwA3w-e", "INBOX.Trash"} {
+	for _, name := range []string{"INBOX.orders", "INBOX.orders.old", "INBOX.Gr&APwA3w-e", "INBOX.Trash"} {
 		k.Do("CREATE %s", name)
 	}
 	for i := range 20 {
 		k.Append("INBOX", `(\Seen $Forwarded) "05-Feb-2021 10:11:12 +0100"`, crlf(mail(i)))
 	}
-	k.Append("INBOX.work", "", crlf(mail(100)))
-	k.Append("INBOX.work.old", "", crlf(mail(101)))
+	k.Append("INBOX.orders", "", crlf(mail(100)))
+	k.Append("INBOX.orders.old", "", crlf(mail(101)))
 	k.Append("INBOX.Gr&APwA3w-e", "", []byte("From: a@example.org\r\nSubject: =?utf-8?q?f=C3=BCr?=\r\n\r\n8 bit: \xc3\xbc \xe4, and no end of the line"))
 	k.Append("INBOX.Trash", "", crlf(mail(102)))
 	// What belongs to somebody else, or to everybody, is left out.
@@ -51,7 +51,7 @@ func TestCollectFromCyrus(t *testing.T) {
 	}
 
 	w.want(t, w.run(t, p), catalog.RunDone, 23, 0, 0)
-	if got := w.folders(t); got["INBOX"] != 20 || got["INBOX/work"] != 1 || got["INBOX/work/old"] != 1 || got["INBOX/Grüße"] != 1 || len(got) != 4 {
+	if got := w.folders(t); got["INBOX"] != 20 || got["INBOX/orders"] != 1 || got["INBOX/orders/old"] != 1 || got["INBOX/Grüße"] != 1 || len(got) != 4 {
 		t.Errorf("folders %v", got)
 	}
 	w.exact(t, mail(7))
@@ -73,19 +73,19 @@ func TestCollectFromCyrus(t *testing.T) {
 	}
 
 	w.want(t, w.run(t, p), catalog.RunDone, 0, 0, 0)
-	k.Append("INBOX.work", "", crlf(mail(104)))
+	k.Append("INBOX.orders", "", crlf(mail(104)))
 	w.want(t, w.run(t, p), catalog.RunDone, 1, 0, 0)
 
 	// Recreated: another UIDVALIDITY; known mail and a new one.
-	k.Do("DELETE INBOX.work.old")
+	k.Do("DELETE INBOX.orders.old")
 	time.Sleep(1100 * time.Millisecond) // the UIDVALIDITY is the time in seconds
-	k.Do("CREATE INBOX.work.old")
-	k.Append("INBOX.work.old", "", crlf(mail(101)))
-	k.Append("INBOX.work.old", "", crlf(mail(105)))
+	k.Do("CREATE INBOX.orders.old")
+	k.Append("INBOX.orders.old", "", crlf(mail(101)))
+	k.Append("INBOX.orders.old", "", crlf(mail(105)))
 	w.want(t, w.run(t, p), catalog.RunDone, 1, 1, 0)
 
 	// Renamed: no message twice, none lost.
-	k.Do("RENAME INBOX.work INBOX.job")
+	k.Do("RENAME INBOX.orders INBOX.job")
 	w.want(t, w.run(t, p), catalog.RunDone, 0, 4, 0)
 	if n, err := w.a.Catalog().Totals(ctx); err != nil || n.Messages != 25 {
 		t.Errorf("%d messages, %v", n.Messages, err)

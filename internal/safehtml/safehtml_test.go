@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/letterhold/letterhold/internal/mailtest/corpus"
 )
 
 func rewrite(t testing.TB, s string) string {
@@ -96,11 +98,8 @@ func check(t testing.TB, in string) {
 }
 
 func TestPayloads(t *testing.T) {
-	corpus := os.Getenv("LETTERHOLD_CORPUS")
-	if corpus == "" {
-		t.Skip("LETTERHOLD_CORPUS names no corpus")
-	}
-	b, err := os.ReadFile(filepath.Join(corpus, "html/dompurify/payloads.json"))
+	real := corpus.Dir(t)
+	b, err := os.ReadFile(filepath.Join(real, "html/dompurify/payloads.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
