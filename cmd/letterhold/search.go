@@ -9,7 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/letterhold/letterhold/internal/archive"
-	"github.com/letterhold/letterhold/internal/catalog"
 	"github.com/letterhold/letterhold/internal/extract"
 	"github.com/letterhold/letterhold/internal/message"
 	"github.com/letterhold/letterhold/internal/search"
@@ -90,7 +89,7 @@ func (e *env) search(ctx context.Context, o *server.Opened, req search.Request, 
 	if err != nil {
 		return err
 	}
-	names, err := mailboxNames(ctx, o)
+	names, err := o.Archive.State().MailboxNames(ctx)
 	if err != nil {
 		return err
 	}
@@ -144,16 +143,4 @@ func plain(s string) string {
 		}
 		return r
 	}, s)
-}
-
-func mailboxNames(ctx context.Context, o *server.Opened) (map[int64]string, error) {
-	out := map[int64]string{}
-	err := o.Archive.State().View(ctx, func(v catalog.View) error {
-		ms, err := v.Mailboxes()
-		for _, m := range ms {
-			out[m.ID] = m.Name
-		}
-		return err
-	})
-	return out, err
 }

@@ -150,7 +150,7 @@ func partsOf(m *message.Message) (parts []partJSON) {
 
 // foundIn says where a message lies.
 func foundIn(ctx context.Context, o *server.Opened, entry *catalog.Entry) ([]export.Found, error) {
-	names, err := mailboxNames(ctx, o)
+	names, err := o.Archive.State().MailboxNames(ctx)
 	os, err2 := o.Archive.Catalog().Occurrences(ctx, entry.Row)
 	found := []export.Found{}
 	for _, oc := range os {

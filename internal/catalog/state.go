@@ -163,6 +163,19 @@ func (v View) Mailboxes() (out []Mailbox, err error) {
 	return out, err
 }
 
+// MailboxNames returns the names of all mailboxes by their ids.
+func (s *State) MailboxNames(ctx context.Context) (map[int64]string, error) {
+	out := map[int64]string{}
+	err := s.View(ctx, func(v View) error {
+		ms, err := v.Mailboxes()
+		for _, m := range ms {
+			out[m.ID] = m.Name
+		}
+		return err
+	})
+	return out, err
+}
+
 // Mailbox returns the id of a mailbox by name, in any case.
 func (v View) Mailbox(name string) (int64, bool, error) {
 	return v.c.number(`SELECT id FROM mailboxes WHERE name = ?`, name)

@@ -142,18 +142,6 @@ func manifestOf(f Format, to string) string {
 	return filepath.Join(to, manifestName)
 }
 
-func names(ctx context.Context, a *archive.Archive) (map[int64]string, error) {
-	out := map[int64]string{}
-	err := a.State().View(ctx, func(v catalog.View) error {
-		ms, err := v.Mailboxes()
-		for _, m := range ms {
-			out[m.ID] = m.Name
-		}
-		return err
-	})
-	return out, err
-}
-
 func describe(a *archive.Archive, h *catalog.Hit, raw []byte, name string, f Format, mailboxes map[int64]string) Line {
 	sum := sha256.Sum256(raw)
 	l := Line{File: name, ID: h.ID.String(), SHA256: hex.EncodeToString(sum[:]), Size: int64(len(raw)), Date: h.Row.Time(), DateRule: h.Rule.String(), Archived: h.Arrived, Leaf: h.Leaf, Found: []Found{}}

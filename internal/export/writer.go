@@ -29,7 +29,7 @@ type Writer struct {
 
 // Create begins a new file or folder.
 func Create(ctx context.Context, a *archive.Archive, f Format, to string) (*Writer, error) {
-	mailboxes, err := names(ctx, a)
+	mailboxes, err := a.State().MailboxNames(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -51,7 +51,7 @@ func Append(ctx context.Context, a *archive.Archive, f Format, to string) (*Writ
 		}
 		return w, err
 	}
-	mailboxes, err := names(ctx, a)
+	mailboxes, err := a.State().MailboxNames(ctx)
 	if err != nil {
 		return nil, err
 	}

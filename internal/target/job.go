@@ -184,7 +184,7 @@ func (j *job) prepare(ctx context.Context) (err error) {
 		return err
 	}
 	j.names = expr.Names
-	if j.mailboxes, err = mailboxNames(ctx, j.a); err != nil {
+	if j.mailboxes, err = j.a.State().MailboxNames(ctx); err != nil {
 		return err
 	}
 	at, err := j.p.address()

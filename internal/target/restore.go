@@ -70,7 +70,7 @@ func (r *Restore) run(ctx context.Context, a *archive.Archive, out *Report) erro
 	if err := r.Check(a.Now()); err != nil {
 		return err
 	}
-	mailboxes, err := mailboxNames(ctx, a)
+	mailboxes, err := a.State().MailboxNames(ctx)
 	if err != nil {
 		return err
 	}

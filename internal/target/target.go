@@ -18,7 +18,6 @@ import (
 	"net/url"
 	"strings"
 
-	"github.com/letterhold/letterhold/internal/archive"
 	"github.com/letterhold/letterhold/internal/catalog"
 	"github.com/letterhold/letterhold/internal/imapclient"
 	"github.com/letterhold/letterhold/internal/ingest"
@@ -170,18 +169,6 @@ func meant(names func(mailbox, folder string) bool, mailboxes map[int64]string, 
 		return &h.Occurrences[0]
 	}
 	return nil
-}
-
-func mailboxNames(ctx context.Context, a *archive.Archive) (map[int64]string, error) {
-	out := map[int64]string{}
-	err := a.State().View(ctx, func(v catalog.View) error {
-		ms, err := v.Mailboxes()
-		for _, m := range ms {
-			out[m.ID] = m.Name
-		}
-		return err
-	})
-	return out, err
 }
 
 // crlf returns a message with the line ends of protocols. One that has them is
