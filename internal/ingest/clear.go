@@ -73,10 +73,7 @@ func (r *Runner) WouldDelete(ctx context.Context, p *Profile) (*Deletion, error)
 	if err := p.Check(r.a.Now()); err != nil {
 		return nil, err
 	}
-	r.mu.Lock()
-	busy := r.live[p.ID] != nil
-	r.mu.Unlock()
-	if busy {
+	if r.jobs.Done(p.ID) != nil {
 		return nil, fmt.Errorf("profile %q: %w", p.Name, ErrRunning)
 	}
 	d := r.clear(ctx, p, &clearing{days: p.DeleteAfter, dry: true}, func(string, ...any) {})

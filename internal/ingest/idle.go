@@ -203,14 +203,12 @@ func (r *Runner) collectNow(ctx, all context.Context, name string) error {
 
 // await waits for the end of the run under way.
 func (r *Runner) await(ctx context.Context, p *Profile) error {
-	r.mu.Lock()
-	l := r.live[p.ID]
-	r.mu.Unlock()
-	if l == nil {
+	done := r.jobs.Done(p.ID)
+	if done == nil {
 		return nil
 	}
 	select {
-	case <-l.done:
+	case <-done:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

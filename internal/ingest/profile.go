@@ -281,22 +281,8 @@ func (p *Profile) encode() (catalog.Profile, error) {
 }
 
 // Profiles returns all profiles by name.
-func Profiles(ctx context.Context, a *archive.Archive) (out []*Profile, err error) {
-	var cs []catalog.Profile
-	if err := a.State().View(ctx, func(v catalog.View) (err error) {
-		cs, err = v.Profiles(catalog.KindSource)
-		return err
-	}); err != nil {
-		return nil, err
-	}
-	for i := range cs {
-		p, err := decode(&cs[i])
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, p)
-	}
-	return out, nil
+func Profiles(ctx context.Context, a *archive.Archive) ([]*Profile, error) {
+	return Stored(ctx, a, catalog.KindSource, decode)
 }
 
 // ErrNoProfile: there is no profile of that name.
@@ -304,18 +290,7 @@ var ErrNoProfile = errors.New("no such profile")
 
 // Load returns a profile by name.
 func Load(ctx context.Context, a *archive.Archive, name string) (*Profile, error) {
-	var c *catalog.Profile
-	err := a.State().View(ctx, func(v catalog.View) (err error) {
-		c, err = v.Profile(catalog.KindSource, name)
-		return err
-	})
-	if errors.Is(err, catalog.ErrNotFound) {
-		return nil, fmt.Errorf("%w: %q", ErrNoProfile, name)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return decode(c)
+	return Named(ctx, a, catalog.KindSource, name, ErrNoProfile, decode)
 }
 
 // Save stores a profile, a new one if it has no id. A password of nil stays as
@@ -337,10 +312,7 @@ func SaveWith(a *archive.Archive, p *Profile, secrets Secrets, who string) error
 		what, p.Created = "profile added", a.Now()
 	}
 	act := archive.Act{What: what, Who: who, Of: p.Name}
-	if x := p.Exception; x != nil {
-		act.What, act.Why = what+" with an exception", x.Reason
-		act.More = []string{"kind " + x.Kind, "owner " + x.Owner, "until " + x.Until.UTC().Format(time.RFC3339)}
-	}
+	p.Exception.Tell(&act)
 	if p.DeleteAfter > 0 {
 		act.More = append(act.More, fmt.Sprintf("deletes at the source after %d days", p.DeleteAfter))
 	}

@@ -16,7 +16,6 @@ import (
 	"github.com/letterhold/letterhold/internal/catalog"
 	"github.com/letterhold/letterhold/internal/imapclient"
 	"github.com/letterhold/letterhold/internal/pop3client"
-	"github.com/letterhold/letterhold/internal/seal"
 	"github.com/letterhold/letterhold/internal/source"
 	"github.com/letterhold/letterhold/internal/tlsconf"
 )
@@ -28,26 +27,23 @@ type Runner struct {
 	// Tick is how often the schedule is looked at; 0 is 15 seconds.
 	Tick time.Duration
 
-	a *archive.Archive
+	a    *archive.Archive
+	jobs Jobs[*live]
 
 	mu      sync.Mutex
-	live    map[int64]*live    // by profile
 	imports map[string]*intake // under way, by what is imported into where
 	tokens  tokens
-	runs    sync.WaitGroup
 }
 
 // live is a run under way.
 type live struct {
 	intake *intake
-	stop   context.CancelCauseFunc
-	done   chan struct{}
 	step   string // what it does, for people; guarded by Runner.mu
 }
 
 // NewRunner returns the runner of an archive.
 func NewRunner(a *archive.Archive) *Runner {
-	return &Runner{a: a, live: map[int64]*live{}, imports: map[string]*intake{}}
+	return &Runner{a: a, imports: map[string]*intake{}}
 }
 
 // Serve runs profiles when they are due or told of new mail, and goes on with
@@ -93,29 +89,7 @@ func (r *Runner) startDue(ctx context.Context) error {
 const scheduled = "schedule"
 
 func (r *Runner) due(ctx context.Context, p *Profile) (bool, error) {
-	if !p.Enabled || p.Exception.Over(r.a.Now()) {
-		return false, nil
-	}
-	var last []catalog.Run
-	err := r.a.State().View(ctx, func(v catalog.View) (err error) {
-		last, err = v.RunsOf(p.ID, 1)
-		return err
-	})
-	if err != nil {
-		return false, err
-	}
-	if len(last) == 0 {
-		return p.timing().Due(time.Time{}, p.Created, r.a.Now()), nil
-	}
-	switch last[0].State {
-	case catalog.RunRunning: // a stop interrupted it
-		return true, nil
-	case catalog.RunPaused:
-		return false, nil
-	case catalog.RunWaiting:
-		return goesOn(&last[0], p.timing().schedule(), r.a.Now()), nil
-	}
-	return p.timing().Due(last[0].Started, p.Created, r.a.Now()), nil
+	return Standing{Profile: p.ID, Enabled: p.Enabled, Created: p.Created, Exception: p.Exception, Timing: p.timing()}.Due(ctx, r.a)
 }
 
 // Import imports files. The same import is not run twice at a time: the second
@@ -151,9 +125,6 @@ var (
 	ErrRunning = errors.New("a run of this profile is under way")
 	// ErrIdle: no run of the profile is under way.
 	ErrIdle = errors.New("no run of this profile is under way")
-
-	errPaused    = errors.New("paused")
-	errCancelled = errors.New("cancelled")
 )
 
 // Outcome is what became of a run.
@@ -170,36 +141,24 @@ type Outcome struct {
 // Start begins a run, or goes on with the one that was interrupted or paused.
 // The returned function waits for its end.
 func (r *Runner) Start(ctx context.Context, p *Profile, who string) (func() (*Outcome, error), error) {
-	r.mu.Lock()
-	if r.live[p.ID] != nil {
-		r.mu.Unlock()
-		return nil, fmt.Errorf("profile %q: %w", p.Name, ErrRunning)
+	l := &live{intake: newIntake(r.a)}
+	wait, err := r.jobs.Start(ctx, p.ID, l, func(ctx context.Context) (*Outcome, error) { return r.run(ctx, l, p, who) })
+	return wait, p.about(err)
+}
+
+// about names the profile in an error.
+func (p *Profile) about(err error) error {
+	if err == nil {
+		return nil
 	}
-	ctx, stop := context.WithCancelCause(ctx)
-	l := &live{intake: newIntake(r.a), stop: stop, done: make(chan struct{})}
-	r.live[p.ID] = l
-	r.mu.Unlock()
-	var out *Outcome
-	var err error
-	r.runs.Go(func() {
-		defer close(l.done)
-		defer stop(nil)
-		out, err = r.run(ctx, l, p, who)
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		delete(r.live, p.ID)
-	})
-	return func() (*Outcome, error) { <-l.done; return out, err }, nil
+	return fmt.Errorf("profile %q: %w", p.Name, err)
 }
 
 // Retry is Start, with all messages that are missed, however often they were
 // tried.
 func (r *Runner) Retry(ctx context.Context, p *Profile, who string) (func() (*Outcome, error), error) {
-	r.mu.Lock()
-	busy := r.live[p.ID] != nil
-	r.mu.Unlock()
-	if busy {
-		return nil, fmt.Errorf("profile %q: %w", p.Name, ErrRunning)
+	if r.jobs.Done(p.ID) != nil {
+		return nil, p.about(ErrRunning)
 	}
 	if err := r.a.State().Write(func(t catalog.Tx) error { return t.RetryMissed(p.ID) }); err != nil {
 		return nil, err
@@ -207,33 +166,14 @@ func (r *Runner) Retry(ctx context.Context, p *Profile, who string) (func() (*Ou
 	return r.Start(ctx, p, who)
 }
 
-// Pause stops a run so that the next Start goes on with it; Cancel ends it.
-func (r *Runner) Pause(p *Profile) error { return r.stopRun(p, errPaused) }
+// Pause stops a run so that the next Start goes on with it.
+func (r *Runner) Pause(p *Profile) error { return p.about(r.jobs.Stop(p.ID, ErrPaused)) }
 
 // Cancel ends a run. What it has archived stays.
-func (r *Runner) Cancel(p *Profile) error { return r.stopRun(p, errCancelled) }
-
-func (r *Runner) stopRun(p *Profile, why error) error {
-	r.mu.Lock()
-	l := r.live[p.ID]
-	r.mu.Unlock()
-	if l == nil {
-		return fmt.Errorf("profile %q: %w", p.Name, ErrIdle)
-	}
-	l.stop(why)
-	<-l.done
-	return nil
-}
+func (r *Runner) Cancel(p *Profile) error { return p.about(r.jobs.Stop(p.ID, ErrCancelled)) }
 
 // Close stops all runs; they go on at the next start.
-func (r *Runner) Close() {
-	r.mu.Lock()
-	for _, l := range r.live {
-		l.stop(context.Canceled)
-	}
-	r.mu.Unlock()
-	r.runs.Wait()
-}
+func (r *Runner) Close() { r.jobs.Close() }
 
 // Progress is a run under way, for people.
 type Progress struct {
@@ -252,11 +192,11 @@ type Progress struct {
 func (r *Runner) Live() (out []Progress) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for id, l := range r.live {
+	r.jobs.Each(func(id int64, l *live) {
 		p := l.intake.progress()
 		p.Profile, p.Step = id, l.step
 		out = append(out, p)
-	}
+	})
 	for _, in := range r.imports {
 		if p := in.progress(); p.Run != 0 {
 			out = append(out, p)
@@ -408,9 +348,9 @@ func (r *Runner) end(ctx context.Context, in *intake, p *Profile, cause error, t
 	why := context.Cause(ctx)
 	switch {
 	case cause == nil:
-	case errors.Is(why, errPaused):
+	case errors.Is(why, ErrPaused):
 		note("paused")
-	case errors.Is(why, errCancelled):
+	case errors.Is(why, ErrCancelled):
 		note("cancelled")
 	case ctx.Err() != nil:
 		in.interrupted() // the run stays "running": it goes on at the next start
@@ -425,9 +365,9 @@ func (r *Runner) end(ctx context.Context, in *intake, p *Profile, cause error, t
 	defer in.mu.Unlock()
 	sum := in.conclude()
 	switch {
-	case cause != nil && errors.Is(why, errPaused):
+	case cause != nil && errors.Is(why, ErrPaused):
 		in.row.State, in.row.Ended = catalog.RunPaused, time.Time{}
-	case cause != nil && errors.Is(why, errCancelled):
+	case cause != nil && errors.Is(why, ErrCancelled):
 		in.row.State = catalog.RunCancelled
 	case wantsLater(cause):
 		in.row.State, out.Error = catalog.RunWaiting, cause.Error()
@@ -456,20 +396,11 @@ func (r *Runner) credential(p *Profile, account string) func(context.Context) (i
 		if own, ok, err := r.ownPassword(ctx, p, account); ok || err != nil {
 			return p.signIn(account, own), err
 		}
-		name := catalog.ProfileSecret(p.ID)
-		var box []byte
-		err := r.a.State().View(ctx, func(v catalog.View) (err error) {
-			box, err = v.Secret(name)
-			return err
-		})
-		if errors.Is(err, catalog.ErrNotFound) {
-			return imapclient.Credential{}, fmt.Errorf("profile %q has no password: letterhold profile edit %q --password-file F", p.Name, p.Name)
+		password, err := Password(ctx, r.a, p.ID)
+		if errors.Is(err, ErrNoPassword) {
+			err = fmt.Errorf("%w: letterhold profile edit %q --password-file F", p.about(err), p.Name)
 		}
-		if err != nil {
-			return imapclient.Credential{}, err
-		}
-		password, err := seal.OpenBox(r.a.Key(seal.PurposeSecret).Key, []byte(name), box)
-		return p.signIn(account, string(password)), err
+		return p.signIn(account, password), err
 	}
 }
 

@@ -19,9 +19,6 @@ const UploadGone = "the server was stopped and what was sent is gone: send it ag
 // WholeImport is the place of a failure that ended an import.
 const WholeImport = "import"
 
-// ErrCancelled: somebody ended a run. What it has archived stays.
-var ErrCancelled = errCancelled
-
 // namedFiles is how many files the name of a run has; it is shown in lists.
 const namedFiles = 20
 

@@ -42,12 +42,10 @@ var everywhere = catalog.Scope{All: true}
 
 // job is a run under way.
 type job struct {
-	r    *Runner
-	a    *archive.Archive
-	p    *Profile
-	who  string
-	stop context.CancelCauseFunc
-	done chan struct{}
+	r   *Runner
+	a   *archive.Archive
+	p   *Profile
+	who string
 
 	to        sink
 	closed    bool
@@ -442,10 +440,10 @@ func (j *job) end(ctx context.Context, cause error, took time.Duration) (*ingest
 	stopped := context.Cause(ctx)
 	switch {
 	case cause == nil:
-	case errors.Is(stopped, errPaused):
+	case errors.Is(stopped, ingest.ErrPaused):
 		j.note("paused")
 		state = catalog.RunPaused
-	case errors.Is(stopped, errCancelled):
+	case errors.Is(stopped, ingest.ErrCancelled):
 		j.note("cancelled")
 		state = catalog.RunCancelled
 	case ctx.Err() != nil:

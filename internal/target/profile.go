@@ -87,22 +87,8 @@ func decode(c *catalog.Profile) (*Profile, error) {
 }
 
 // Profiles returns all profiles by name.
-func Profiles(ctx context.Context, a *archive.Archive) (out []*Profile, err error) {
-	var cs []catalog.Profile
-	if err := a.State().View(ctx, func(v catalog.View) (err error) {
-		cs, err = v.Profiles(catalog.KindTarget)
-		return err
-	}); err != nil {
-		return nil, err
-	}
-	for i := range cs {
-		p, err := decode(&cs[i])
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, p)
-	}
-	return out, nil
+func Profiles(ctx context.Context, a *archive.Archive) ([]*Profile, error) {
+	return ingest.Stored(ctx, a, catalog.KindTarget, decode)
 }
 
 // ErrNoTarget: there is no target of that name.
@@ -110,18 +96,7 @@ var ErrNoTarget = errors.New("no such target")
 
 // Load returns a profile by name.
 func Load(ctx context.Context, a *archive.Archive, name string) (*Profile, error) {
-	var c *catalog.Profile
-	err := a.State().View(ctx, func(v catalog.View) (err error) {
-		c, err = v.Profile(catalog.KindTarget, name)
-		return err
-	})
-	if errors.Is(err, catalog.ErrNotFound) {
-		return nil, fmt.Errorf("%w: %q", ErrNoTarget, name)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return decode(c)
+	return ingest.Named(ctx, a, catalog.KindTarget, name, ErrNoTarget, decode)
 }
 
 // Save stores a profile, a new one if it has no id. A password of nil stays as
@@ -162,10 +137,7 @@ func Save(a *archive.Archive, p *Profile, password []byte, who string) error {
 		what, p.Created = "target added", a.Now()
 	}
 	act := archive.Act{What: what, Who: who, Of: p.Name, More: []string{"to " + p.To}}
-	if x := p.Exception; x != nil {
-		act.What, act.Why = what+" with an exception", x.Reason
-		act.More = append(act.More, "kind "+x.Kind, "owner "+x.Owner, "until "+x.Until.UTC().Format(time.RFC3339))
-	}
+	p.Exception.Tell(&act)
 	b, err := json.Marshal(p)
 	if err != nil {
 		return err

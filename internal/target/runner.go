@@ -5,14 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/letterhold/letterhold/internal/archive"
 	"github.com/letterhold/letterhold/internal/catalog"
 	"github.com/letterhold/letterhold/internal/imapclient"
 	"github.com/letterhold/letterhold/internal/ingest"
-	"github.com/letterhold/letterhold/internal/seal"
 	"github.com/letterhold/letterhold/internal/token"
 )
 
@@ -32,14 +30,12 @@ type Runner struct {
 	a    *archive.Archive
 	find Find
 
-	mu   sync.Mutex
-	live map[int64]*job // by profile
-	runs sync.WaitGroup
+	jobs ingest.Jobs[*job]
 }
 
 // NewRunner returns the runner of an archive.
 func NewRunner(a *archive.Archive, find Find) *Runner {
-	return &Runner{a: a, find: find, live: map[int64]*job{}}
+	return &Runner{a: a, find: find}
 }
 
 // tick is how often the schedule is looked at.
@@ -83,95 +79,41 @@ func (r *Runner) startDue(ctx context.Context) error {
 }
 
 func (r *Runner) due(ctx context.Context, p *Profile) (bool, error) {
-	if !p.Enabled || p.Exception.Over(r.a.Now()) {
-		return false, nil
-	}
-	var last []catalog.Run
-	if err := r.a.State().View(ctx, func(v catalog.View) (err error) {
-		last, err = v.RunsOf(p.ID, 1)
-		return err
-	}); err != nil {
-		return false, err
-	}
-	if len(last) == 0 {
-		return p.Due(time.Time{}, p.Created, r.a.Now()), nil
-	}
-	switch last[0].State {
-	case catalog.RunRunning: // a stop interrupted it
-		return true, nil
-	case catalog.RunPaused:
-		return false, nil
-	}
-	return p.Due(last[0].Started, p.Created, r.a.Now()), nil
+	return ingest.Standing{Profile: p.ID, Enabled: p.Enabled, Created: p.Created, Exception: p.Exception, Timing: p.Timing}.Due(ctx, r.a)
 }
-
-var (
-	errPaused    = errors.New("paused")
-	errCancelled = errors.New("cancelled")
-)
 
 // Start begins a run, or goes on with the one that was interrupted or paused.
 // The returned function waits for its end.
 func (r *Runner) Start(ctx context.Context, p *Profile, who string) (func() (*ingest.Outcome, error), error) {
-	r.mu.Lock()
-	if r.live[p.ID] != nil {
-		r.mu.Unlock()
-		return nil, fmt.Errorf("target %q: %w", p.Name, ingest.ErrRunning)
-	}
-	ctx, stop := context.WithCancelCause(ctx)
-	j := &job{r: r, a: r.a, p: p, who: who, stop: stop, done: make(chan struct{})}
-	r.live[p.ID] = j
-	r.mu.Unlock()
-	var out *ingest.Outcome
-	var err error
-	r.runs.Go(func() {
-		defer close(j.done)
-		defer stop(nil)
-		out, err = j.run(ctx)
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		delete(r.live, p.ID)
-	})
-	return func() (*ingest.Outcome, error) { <-j.done; return out, err }, nil
+	j := &job{r: r, a: r.a, p: p, who: who}
+	wait, err := r.jobs.Start(ctx, p.ID, j, j.run)
+	return wait, p.about(err)
 }
 
-// Pause stops a run so that the next Start goes on with it; Cancel ends it.
-func (r *Runner) Pause(p *Profile) error { return r.stopRun(p, errPaused) }
+// about names the profile in an error.
+func (p *Profile) about(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("target %q: %w", p.Name, err)
+}
+
+// Pause stops a run so that the next Start goes on with it.
+func (r *Runner) Pause(p *Profile) error { return p.about(r.jobs.Stop(p.ID, ingest.ErrPaused)) }
 
 // Cancel ends a run. What it has brought out stays; the next goes on behind it.
-func (r *Runner) Cancel(p *Profile) error { return r.stopRun(p, errCancelled) }
-
-func (r *Runner) stopRun(p *Profile, why error) error {
-	r.mu.Lock()
-	j := r.live[p.ID]
-	r.mu.Unlock()
-	if j == nil {
-		return fmt.Errorf("target %q: %w", p.Name, ingest.ErrIdle)
-	}
-	j.stop(why)
-	<-j.done
-	return nil
-}
+func (r *Runner) Cancel(p *Profile) error { return p.about(r.jobs.Stop(p.ID, ingest.ErrCancelled)) }
 
 // Close stops all runs; they go on at the next start.
-func (r *Runner) Close() {
-	r.mu.Lock()
-	for _, j := range r.live {
-		j.stop(context.Canceled)
-	}
-	r.mu.Unlock()
-	r.runs.Wait()
-}
+func (r *Runner) Close() { r.jobs.Close() }
 
 // Live returns the runs under way.
 func (r *Runner) Live() (out []ingest.Progress) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for id, j := range r.live {
+	r.jobs.Each(func(id int64, j *job) {
 		j.mu.Lock()
+		defer j.mu.Unlock()
 		out = append(out, ingest.Progress{Run: j.row.ID, Profile: id, Started: j.row.Started, Counts: j.counts})
-		j.mu.Unlock()
-	}
+	})
 	slices.SortFunc(out, func(a, b ingest.Progress) int { return int(a.Run - b.Run) })
 	return out
 }
@@ -185,19 +127,10 @@ func (r *Runner) credential(p *Profile) Credential {
 		}
 	}
 	return func(ctx context.Context) (imapclient.Credential, error) {
-		name := catalog.ProfileSecret(p.ID)
-		var box []byte
-		err := r.a.State().View(ctx, func(v catalog.View) (err error) {
-			box, err = v.Secret(name)
-			return err
-		})
-		if errors.Is(err, catalog.ErrNotFound) {
-			return imapclient.Credential{}, fmt.Errorf("target %q has no password: letterhold target edit %q --password-file F", p.Name, p.Name)
+		password, err := ingest.Password(ctx, r.a, p.ID)
+		if errors.Is(err, ingest.ErrNoPassword) {
+			err = fmt.Errorf("%w: letterhold target edit %q --password-file F", p.about(err), p.Name)
 		}
-		if err != nil {
-			return imapclient.Credential{}, err
-		}
-		password, err := seal.OpenBox(r.a.Key(seal.PurposeSecret).Key, []byte(name), box)
-		return imapclient.Credential{User: p.Account(), Password: string(password)}, err
+		return imapclient.Credential{User: p.Account(), Password: password}, err
 	}
 }
