@@ -152,7 +152,7 @@ func profileLog(e *env) *cobra.Command {
 		RunE: func(c *cobra.Command, args []string) error {
 			return e.withProfile(c.Context(), args[0], func(o *server.Opened, p *ingest.Profile) error {
 				defer e.printLive(o, p)
-				return e.showLog(c.Context(), o, p.ID, limit, "archived")
+				return e.showLog(c.Context(), o, p.ID, limit)
 			})
 		},
 	}
@@ -179,7 +179,7 @@ func (e *env) printLive(o *server.Opened, p *ingest.Profile) {
 }
 
 // showLog prints the log of the last run of a profile or target.
-func (e *env) showLog(ctx context.Context, o *server.Opened, id int64, limit int, done string) error {
+func (e *env) showLog(ctx context.Context, o *server.Opened, id int64, limit int) error {
 	return o.Archive.State().View(ctx, func(v catalog.View) error {
 		rs, err := v.RunsOf(id, 1)
 		if err != nil || len(rs) == 0 {
@@ -189,7 +189,7 @@ func (e *env) showLog(ctx context.Context, o *server.Opened, id int64, limit int
 		for _, l := range lines {
 			e.printf("%s  %s\n", l.Time.Format("2006-01-02 15:04:05"), plain(l.Text))
 		}
-		e.printf("%s: %s\n", rs[0].State, sumAs(rs[0].Counts, done))
+		e.printf("%s: %s\n", rs[0].State, sumAs(rs[0].Counts, doneIn(&rs[0])))
 		e.printCauses(ingest.Causes(rs[0].Failures))
 		return err
 	})

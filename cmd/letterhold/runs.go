@@ -26,10 +26,11 @@ type runJSON struct {
 	Causes   []ingest.Cause    `json:"causes,omitempty"`
 	Failures []catalog.Failure `json:"failures,omitempty"`
 	Skips    []catalog.Failure `json:"skips,omitempty"`
+	done     string            // what became of a message, for people
 }
 
 func runOf(r *catalog.Run) *runJSON {
-	j := &runJSON{Run: r.ID, What: strings.ReplaceAll(r.What, "\n", " "), State: r.State, Who: r.Who, Started: r.Started, Counts: r.Counts, Causes: ingest.Causes(r.Failures), Failures: r.Failures, Skips: r.Skips}
+	j := &runJSON{Run: r.ID, What: strings.ReplaceAll(r.What, "\n", " "), State: r.State, Who: r.Who, Started: r.Started, Counts: r.Counts, Causes: ingest.Causes(r.Failures), Failures: r.Failures, Skips: r.Skips, done: doneIn(r)}
 	if !r.Ended.IsZero() {
 		j.Ended = &r.Ended
 	}
@@ -77,7 +78,7 @@ func (e *env) listRuns(ctx context.Context, o *server.Opened, get func(catalog.V
 		return e.printJSON(map[string]any{"runs": out})
 	}
 	for _, r := range out {
-		e.printf("%6d  %s  %-9s  %s: %s\n", r.Run, r.Started.Format("2006-01-02 15:04"), r.State, plain(r.What), sum(r.Counts))
+		e.printf("%6d  %s  %-9s  %s: %s\n", r.Run, r.Started.Format("2006-01-02 15:04"), r.State, plain(r.What), sumAs(r.Counts, r.done))
 		e.printCauses(r.Causes)
 	}
 	return nil
@@ -116,7 +117,7 @@ func (e *env) showRun(ctx context.Context, o *server.Opened, arg string, js bool
 	if !r.Ended.IsZero() {
 		e.printf(", ended %s", r.Ended.Format(time.RFC3339))
 	}
-	e.printf("\n%s, %s\n", sum(r.Counts), human(r.Bytes))
+	e.printf("\n%s, %s\n", sumAs(r.Counts, doneIn(r)), human(r.Bytes))
 	e.printCauses(ingest.Causes(r.Failures))
 	for _, f := range r.Failures {
 		e.printf("failed: %s: %s\n", plain(f.Where), plain(f.Reason))
@@ -125,6 +126,17 @@ func (e *env) showRun(ctx context.Context, o *server.Opened, arg string, js bool
 		e.printf("skipped: %s: %s\n", plain(f.Where), plain(f.Reason))
 	}
 	return nil
+}
+
+// doneIn is the word for what a run did with a message.
+func doneIn(r *catalog.Run) string {
+	switch {
+	case r.Kind == catalog.KindTarget:
+		return "exported"
+	case r.Kind == "" && r.Profile != 0: // nobody knows any more which way it went
+		return "done"
+	}
+	return "archived"
 }
 
 // sum says what became of everything that was seen.

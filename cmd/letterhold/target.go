@@ -303,7 +303,7 @@ func targetLog(e *env) *cobra.Command {
 		Use: "log NAME", Short: "Show the log of the last run", Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return e.withTarget(c.Context(), args[0], func(o *server.Opened, p *target.Profile) error {
-				return e.showLog(c.Context(), o, p.ID, limit, "exported")
+				return e.showLog(c.Context(), o, p.ID, limit)
 			})
 		},
 	}

@@ -160,6 +160,11 @@ func TestTargetCommand(t *testing.T) {
 	if out := ok(t, dir, "target", "runs", "files", "--json"); strings.Count(out, `"state":"done"`) != 2 {
 		t.Error(out)
 	}
+	for _, verb := range [][]string{{"target", "runs", "files"}, {"runs"}} {
+		if out := ok(t, dir, verb...); !strings.Contains(out, "files: 4 seen = 4 exported") {
+			t.Errorf("%v: %s", verb, out)
+		}
+	}
 	ok(t, dir, "target", "edit", "files", "--format", "zip", "--to", "folder:"+filepath.Join(dir, "zips"))
 	if r := targetRunJSON(t, dir, "files", 0); r.Archived != 4 || len(files(t, filepath.Join(dir, "zips"))) != 1 {
 		t.Errorf("another place: %+v", r)
@@ -172,6 +177,9 @@ func TestTargetCommand(t *testing.T) {
 		t.Error(code)
 	}
 	ok(t, dir, "target", "remove", "files")
+	if out := ok(t, dir, "runs"); !strings.Contains(out, "files: 4 seen = 4 done") || strings.Contains(out, "files: 4 seen = 4 archived") {
+		t.Errorf("what went out is told as archived: %s", out)
+	}
 	if _, errs, code := lh(t, dir, "target", "run", "files"); code != exitError || !strings.Contains(errs, "target list") {
 		t.Error(code, errs)
 	}

@@ -29,7 +29,8 @@ type Failure struct {
 // Run is one import, or one run of a profile.
 type Run struct {
 	ID      int64
-	Profile int64 // 0: an import
+	Profile int64  // 0: an import
+	Kind    string // of the profile; empty for an import, and when the profile is gone; read only
 	What    string
 	Who     string
 	State   string
@@ -137,10 +138,10 @@ func (v View) Failures(run int64, limit int) (out []Failure, err error) {
 }
 
 func (v View) bare(where string, args ...any) (out []Run, err error) {
-	err = v.c.query(`SELECT id, what, state, started, ended, cursor, seen, archived, present, skipped, failed, bytes, profile, who FROM runs `+where, func(s *sqlite3.Stmt) error {
+	err = v.c.query(`SELECT id, what, state, started, ended, cursor, seen, archived, present, skipped, failed, bytes, profile, who, (SELECT kind FROM profiles WHERE profiles.id = runs.profile) FROM runs `+where, func(s *sqlite3.Stmt) error {
 		r := Run{ID: s.ColumnInt64(0), What: s.ColumnText(1), State: s.ColumnText(2), Started: time.Unix(s.ColumnInt64(3), 0).UTC(), Cursor: s.ColumnText(5),
 			Counts:  Counts{s.ColumnInt64(6), s.ColumnInt64(7), s.ColumnInt64(8), s.ColumnInt64(9), s.ColumnInt64(10), s.ColumnInt64(11)},
-			Profile: s.ColumnInt64(12), Who: s.ColumnText(13)}
+			Profile: s.ColumnInt64(12), Who: s.ColumnText(13), Kind: s.ColumnText(14)}
 		if e := s.ColumnInt64(4); e != 0 {
 			r.Ended = time.Unix(e, 0).UTC()
 		}

@@ -122,9 +122,9 @@ var (
 	// ErrImporting: the same import is under way.
 	ErrImporting = errors.New("the same import is under way")
 	// ErrRunning: a run of the profile is under way.
-	ErrRunning = errors.New("a run of this profile is under way")
+	ErrRunning = errors.New("a run is under way")
 	// ErrIdle: no run of the profile is under way.
-	ErrIdle = errors.New("no run of this profile is under way")
+	ErrIdle = errors.New("no run is under way")
 )
 
 // Outcome is what became of a run.

@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/letterhold/letterhold/internal/ingest"
 	"github.com/letterhold/letterhold/internal/mailtest"
+	"github.com/letterhold/letterhold/internal/target"
 )
 
 // collecting is a site with a profile that reads slowly, and a message that
@@ -116,6 +118,34 @@ func TestJobs(t *testing.T) {
 	do("retry")
 	s.await(t, "/admin/jobs", "run 3 of &#34;slow&#34; begins")
 	s.await(t, "/admin/jobs", ">Try what failed again<")
+}
+
+// The run of a target is shown as what it is: mail that goes out.
+func TestJobsOfTargets(t *testing.T) {
+	s := start(t)
+	s.signUp(t)
+	mute, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { mute.Close() })
+	p := &target.Profile{Name: "copies", Query: "*", Place: target.Place{To: "imaps://alice@" + mute.Addr().String(), Connection: ingest.Connection{AllowNet: []string{"127.0.0.0/8"}}}}
+	if err := target.Save(s.opened.Archive, p, []byte("secret"), "test"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.opened.Targets.Start(t.Context(), p, "test"); err != nil {
+		t.Fatal(err)
+	}
+	body := s.await(t, "/admin/jobs", "0 found: 0 exported")
+	if !strings.Contains(body, "hx-get=\"/admin/jobs?live=") || strings.Contains(body, "Interrupted") || strings.Contains(body, "archived") {
+		t.Errorf("a target under way is not shown as such:\n%s", body)
+	}
+	if err := s.opened.Targets.Pause(p); err != nil {
+		t.Fatal(err)
+	}
+	if body := s.await(t, "/admin/jobs", "Paused"); !strings.Contains(body, "0 found: 0 exported") {
+		t.Errorf("the paused run of a target is not shown as such:\n%s", body)
+	}
 }
 
 // The page follows a run, and shows what became of it, without being loaded anew.

@@ -150,7 +150,7 @@ func (s *Server) enter(x *Opened) error {
 		return err
 	}
 	x.uploads = upload.New(upload.Options{Archive: x.Archive, Dir: filepath.Join(s.dir, "spool"), Free: func() (int64, error) { return free(s.dir) }})
-	w, err := web.New(x.Archive, x.Search, s.auth, web.Options{Log: s.o.Log, CA: ca.PEM(), Runner: x.Runner, Uploads: x.uploads, Posture: func(ctx context.Context) (*posture.Report, error) { return x.Posture(ctx, "") }})
+	w, err := web.New(x.Archive, x.Search, s.auth, web.Options{Log: s.o.Log, CA: ca.PEM(), Runner: x.Runner, Exports: x.Targets.Live, Uploads: x.uploads, Posture: func(ctx context.Context) (*posture.Report, error) { return x.Posture(ctx, "") }})
 	if err != nil {
 		return err
 	}

@@ -22,7 +22,8 @@ type jobsView struct {
 
 type jobView struct {
 	ID      int64
-	Profile int64 // 0: an import, or the profile is gone
+	Profile int64 // 0: an import or a target, or the profile is gone
+	Export  bool  // the run of a target
 	Name    string
 	Who     string
 	State   string
@@ -59,7 +60,7 @@ const (
 // jobsPage shows runs. Asked for those under way alone, it answers with them,
 // or with the whole list once they are others.
 func (w *Web) jobsPage(r *request) error {
-	live := w.runner.Live()
+	live := append(w.runner.Live(), w.exports()...)
 	v := jobsView{Notice: r.notice()}
 	for _, l := range live {
 		v.Runs += fmt.Sprintf("%d.", l.Run)
@@ -118,7 +119,7 @@ func (w *Web) jobs(r *request, s catalog.View, live []ingest.Progress, only bool
 }
 
 func jobOf(run *catalog.Run, names map[int64]string) jobView {
-	x := jobView{ID: run.ID, Name: strings.ReplaceAll(run.What, "\n", " "), Who: run.Who, State: run.State, Started: run.Started, Ended: run.Ended, Counts: run.Counts}
+	x := jobView{ID: run.ID, Name: strings.ReplaceAll(run.What, "\n", " "), Who: run.Who, State: run.State, Started: run.Started, Ended: run.Ended, Counts: run.Counts, Export: run.Kind == catalog.KindTarget}
 	if name, ok := names[run.Profile]; ok {
 		x.Profile, x.Name = run.Profile, name
 	}

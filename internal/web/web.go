@@ -38,6 +38,7 @@ type Web struct {
 	ca      []byte              // PEM of the internal CA
 	room    *semaphore.Weighted // for whole messages in memory
 	runner  *ingest.Runner
+	exports func() []ingest.Progress
 	uploads *upload.Uploads
 	posture func(context.Context) (*posture.Report, error)
 	pages   *pages
@@ -50,6 +51,8 @@ type Options struct {
 	CA  []byte // certificate of the internal CA, to be downloaded
 	// Runner runs archiving profiles.
 	Runner *ingest.Runner
+	// Exports tells which runs of targets are under way.
+	Exports func() []ingest.Progress
 	// Uploads takes files that are sent.
 	Uploads *upload.Uploads
 	// Posture looks for what is weaker than it should be.
@@ -62,7 +65,7 @@ func New(a *archive.Archive, s *search.Searcher, au *auth.Auth, o Options) (*Web
 	if err != nil {
 		return nil, err
 	}
-	w := &Web{archive: a, search: s, auth: au, log: o.Log, ca: o.CA, room: semaphore.NewWeighted(showRoom), runner: o.Runner, uploads: o.Uploads, posture: o.Posture, pages: p}
+	w := &Web{archive: a, search: s, auth: au, log: o.Log, ca: o.CA, room: semaphore.NewWeighted(showRoom), runner: o.Runner, exports: o.Exports, uploads: o.Uploads, posture: o.Posture, pages: p}
 	w.handler = w.routes()
 	return w, nil
 }
